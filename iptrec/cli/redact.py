@@ -87,19 +87,21 @@ def redact(
     from iptrec.redact.recorded import redacted
 
     keeps, checked = kept_words(keep), ""
+    remarks: list[str] = []
     with recordings.opened(recording) as source:
         secret = key_of(key)
         made = redacted(source.rows, secret, keeps)
         with built(output, recording, force=force, mode=mode) as draft:
             with Rewrite(draft) as rewrite:
                 write(made, rewrite)
+            remarks += taken_out(made)
             if check:
                 found = _check(source, draft.path, made)
                 if found is None:
                     raise typer.Exit(EXIT_NO)
                 checked = found
     if not quiet:
-        _tell(output, made, checked)
+        _tell(output, checked, remarks)
     return EXIT_DONE
 
 
@@ -173,26 +175,37 @@ def _check(source: Recording, path: Path, made: Redacted) -> str | None:
     from iptrec.cli.redact_check import check
     from iptrec.recording.reader import Reader
     from iptrec.redact.compare import Comparison
+    from iptrec.views.escape import printable
 
     with Reader(path) as reader:
         found = check(source, Recording(reader), Comparison(made.maps), _SHOWN)
-    if not found.different:
+    if not found.differs:
         return found.in_words
     for one in found.first:
-        where = ", ".join(one.where[:_SHOWN])
-        print(f"iptrec redact: packet {one.packet} differs: {where}", file=sys.stderr)
+        more = len(one.where) - _SHOWN
+        where = ", ".join([*one.where[:_SHOWN], *([f"and {more:,} more"] if more > 0 else [])])
+        print(f"iptrec redact: {printable(one.what)} differs: {printable(where)}", file=sys.stderr)
+    rest = len(found.different) + found.others - len(found.first)
+    if rest:
+        print(f"iptrec redact: and {rest:,} more", file=sys.stderr)
+    told = (
+        [f"{counted(len(found.different), 'packet')} of {found.packets:,}"]
+        if found.different
+        else []
+    )
+    told += [counted(found.others, "rule") + " or addresses"] if found.others else []
     print(
-        f"iptrec redact: {counted(len(found.different), 'packet')} of {found.packets:,} would have other"
-        " answers; no file is left; without --check it is written",
+        f"iptrec redact: {' and '.join(told)} would tell something else; no file is left; without --check it is"
+        " written",
         file=sys.stderr,
     )
     return None
 
 
-def _tell(output: str, made: Redacted, checked: str) -> None:
+def _tell(output: str, checked: str, remarks: list[str]) -> None:
     """On stderr: what was done, and what was taken out."""
-    remarks = [f"redacted: {output}", checked, *taken_out(made)]
-    print(f"iptrec redact: {'; '.join(filter(None, remarks))}", file=sys.stderr)
+    told = [f"redacted: {output}", checked, *remarks]
+    print(f"iptrec redact: {'; '.join(filter(None, told))}", file=sys.stderr)
 
 
 def taken_out(made: Redacted) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """``redact --check``: whether a redacted recording answers as the one that it was made of.
 
+Its rulesets are compared word by word, whether a packet met them or not (`iptrec.redact.compare_rulesets`).
 What `iptrec show --json` tells is compared of every packet. Packets whose lines differ in times and numbers of
 their own alone (`_OWN`) are of a kind: these numbers have to be equal, and what the rest stands for is looked
 up once. `iptrec why` is asked about every packet of a recording that is not long, and else about one of each
@@ -29,31 +30,48 @@ _PORT: Final = re.compile(r'"sport":\d+')
 
 
 class Difference(NamedTuple):
-    """Which packet differs, in which of its fields."""
+    """What differs, in which of its fields."""
 
-    packet: int
+    what: str
     where: Sequence[str]
 
 
 class Checked:
-    """What a check found. ``packets``, ``kinds``: compared; ``explained``: packets of which why was asked."""
+    """What a check found. ``packets``, ``kinds``: compared; ``explained``: packets of which why was asked.
+
+    ``rules``: lines of rulesets that were compared; ``others``: how many differ, of these and of addresses.
+    """
 
     def __init__(self) -> None:
-        self.packets = self.kinds = self.explained = 0
+        self.packets = self.kinds = self.explained = self.rules = self.others = 0
         self.different: set[int] = set()
         self.first: list[Difference] = []
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything does."""
+        return bool(self.different or self.others)
+
+    def note(self, what: str, where: Sequence[str], shown: int) -> None:
+        """Note what differs beside packets."""
+        self.others += 1
+        if len(self.first) < shown:
+            self.first.append(Difference(what, where))
 
     def add(self, packet: int, where: list[tuple[str, ...]], shown: int) -> None:
         """Note where a packet differs, if it does; ``shown``: of so many the fields are kept."""
         if where and packet not in self.different:
             self.different.add(packet)
             if len(self.first) < shown:
-                self.first.append(Difference(packet, [".".join(one) for one in where]))
+                fields = [".".join(one) or "all that is told of it" for one in where]
+                self.first.append(Difference(f"packet {packet}", fields))
 
     @property
     def in_words(self) -> str:
         """What was compared."""
         told = f"{self.packets:,} packets with equal verdicts, steps and headers"
+        if self.rules:
+            told = f"{self.rules:,} lines of rules, and {told}"
         if self.explained == self.packets:
             return f"{told}, and equal answers of why"
         of = "one of each kind" if self.explained == self.kinds else f"of {self.kinds:,} kinds"
@@ -63,6 +81,7 @@ class Checked:
 def check(before: Recording, after: Recording, comparison: Comparison, shown: int) -> Checked:
     """Compare all that is told of packets; ``shown``: see `Checked.add`."""
     found = Checked()
+    _check_rules(found, before, after, comparison, shown)
     alike: set[tuple[str, str]] = set()
     kinds: dict[str, int] = {}
     pairs = itertools.zip_longest(_lines(before), _lines(after), fillvalue="null")
@@ -83,7 +102,23 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
     both = itertools.zip_longest(_explained(before, asked), _explained(after, asked))
     for number, (was, now) in zip(asked, both, strict=False):
         found.add(number, list(comparison.differences(was, now)), shown)
+    for one, other in comparison.pairs.torn():
+        found.note(f"{one} and {other}", ["how many bits of a prefix they share"], shown)
     return found
+
+
+def _check_rules(
+    found: Checked, before: Recording, after: Recording, comparison: Comparison, shown: int
+) -> None:
+    """Compare all texts of rulesets."""
+    from iptrec.redact.compare_rulesets import KINDS
+
+    both = before.rows.snapshots(*KINDS), after.rows.snapshots(*KINDS)
+    for where, fields in itertools.groupby(
+        comparison.rulesets.differences(*both), lambda one: one.where
+    ):
+        found.note(where, [one.field for one in fields], shown)
+    found.rules = comparison.rulesets.rules
 
 
 def _bare(line: str) -> str:

@@ -1,15 +1,19 @@
-"""Whether two answers are equal up to what stands for what."""
+"""Whether two answers are equal up to what stands for what.
+
+What a value is, is told by its key: a name, a rule, a comment; the rest are sentences of ours, in which
+addresses and names may differ, and numbers and words of rules may not.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.errors import UsageError
-from iptrec.redact.maps import UntrueError
-from iptrec.redact.nft_text import NftText
-from iptrec.redact.save_text import SaveText
-from iptrec.redact.words import Words
+from iptrec.redact.compare_nft import NftRules
+from iptrec.redact.compare_rulesets import Rulesets
+from iptrec.redact.compare_save import SaveRules
+from iptrec.redact.names import public
+from iptrec.redact.pairs import NUMBER, Pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +21,28 @@ if TYPE_CHECKING:
     from iptrec.redact.maps import Maps
 
 _TOKENS: Final = re.compile(r"[^\s\"',;()\[\]{}=<>]+|[\s\"',;()\[\]{}=<>]+")
-_IT_IS: Final = re.compile(r" \(it is (?:0x[0-9a-f]+|\d+)\)$")
-_MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
+_IT_IS: Final = re.compile(r"^(.*) \(it is (.*)\)$", re.DOTALL)
+# What compares a checksum or bytes of a payload, as th does where a protocol has no ports
+_BYTES: Final = re.compile(r"checksum|csum|@(?:ll|nh|th|ih),|\bth [sd]port\b|--u32|--bytecode")
+_ESCAPED: Final = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|U0010[0-9a-f]{4})")
 _SUMS: Final = frozenset({"csum", "checksum"})
+_NAMES: Final = frozenset(
+    {
+        "table",
+        "chain",
+        "in",
+        "out",
+        "physin",
+        "physout",
+        "netns",
+        "target",
+        "command",
+        "comm",
+        "container",
+        "pod",
+    }
+)
+_RULES: Final = frozenset({"spec", "target_args"})
 _Path = tuple[str, ...]
 
 
@@ -27,14 +50,15 @@ class Comparison:
     """Compares values of JSON; ``maps``: those by which the second recording was made."""
 
     def __init__(self, maps: Maps) -> None:
-        self._maps = maps
-        self._words = Words(maps)
-        self._saved = SaveText(maps)
-        self._nft = NftText(maps)
-        self._known: dict[tuple[str, str], bool] = {}
+        self.pairs = Pairs(maps)
+        self.rulesets = Rulesets(self.pairs)
+        self._saved = SaveRules(self.pairs)
+        self._nft = NftRules(self.pairs)
+        self._kept = frozenset(public().values | public().nft)
+        self._known: dict[tuple[str, str, str], bool] = {}
 
     def differences(self, before: Any, after: Any, path: _Path = ()) -> Iterator[_Path]:  # noqa: ANN401
-        """Where they differ."""
+        """Where they differ, in the order of the first one; ``()`` is all of it."""
         if before == after:
             return
         if isinstance(before, dict) and isinstance(after, dict):
@@ -42,13 +66,13 @@ class Comparison:
         elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
             for at, both in enumerate(zip(before, after, strict=True)):
                 yield from self.differences(*both, (*path, str(at)))
-        elif not self._alike(before, after):
+        elif not self._alike(before, after, path):
             yield path
 
     def _of_objects(
         self, before: dict[str, Any], after: dict[str, Any], path: _Path
     ) -> Iterator[_Path]:
-        for key in {*before, *after}:
+        for key in dict.fromkeys([*before, *after]):
             if key in _SUMS:
                 continue
             if key not in before or key not in after:
@@ -56,66 +80,87 @@ class Comparison:
             else:
                 yield from self.differences(before[key], after[key], (*path, key))
 
-    def _alike(self, before: Any, after: Any) -> bool:  # noqa: ANN401
-        if isinstance(before, str) and isinstance(after, str):
-            at = before, after
-            if at not in self._known:
-                self._known[at] = self.texts(before, after)
-            return self._known[at]
-        return bool(before == after)
+    def _alike(self, before: Any, after: Any, path: _Path) -> bool:  # noqa: ANN401
+        if not (isinstance(before, str) and isinstance(after, str)):
+            return False
+        key = next((one for one in reversed(path) if not one.isdecimal()), "")
+        at = key, before, after
+        if at not in self._known:
+            self._known[at] = self._of(*at)
+        return self._known[at]
+
+    def _of(self, key: str, before: str, after: str) -> bool:
+        if key in _RULES:
+            return self.rules(before, after)
+        if key in _NAMES and self.pairs.name(before, after):
+            return True
+        if key == "comment":
+            return self.pairs.prose(before, after)
+        return self.texts(before, after)
+
+    def rules(self, before: str, after: str) -> bool:
+        """Whether the text of a rule, or the end of one, is another one's, of either kind."""
+        saved = before.startswith(("-", "!")) or not before
+        return not any((self._saved if saved else self._nft).rule(before, after))
 
     def texts(self, before: str, after: str) -> bool:
-        """Whether a text is another one with what stands for its words."""
-        if before == after or after in self._readings(before):
+        """Whether a sentence is another one with what stands for its words."""
+        if before == after:
             return True
-        # That it does not fit is compared by itself; what it was may be a checksum.
-        bare = _IT_IS.sub("", before), _IT_IS.sub("", after)
-        if bare[0] != before and bare[1] != after:
-            return self.texts(*bare)
-        quoted = before.split("`"), after.split("`")  # a rule in a sentence
-        if 1 < len(quoted[0]) == len(quoted[1]):
-            return all(map(self.texts, *quoted))
-        old, new = _TOKENS.findall(before), _TOKENS.findall(after)
-        return len(old) == len(new) and all(map(self._words_alike, old, new))
+        told = _IT_IS.match(before), _IT_IS.match(after)
+        if told[0] and told[1] and _BYTES.search(told[0][1]):
+            return self.texts(told[0][1], told[1][1]) and self._bytes(told[0][2], told[1][2])
+        if "`" in before:
+            return self._with_rules(before, after)
+        return self._sentence(before, after) or self._reason(before, after)
 
-    def _readings(self, text: str) -> Iterator[str]:
-        """What a text is mapped to as a name, a comment, a rule of either kind."""
-        yield self._maps.name(text)
-        yield self._words.prose(text)
-        for read in (self._words.addresses, self._saved.rule, self._nft.rule):
-            try:
-                yield read(text)
-            except (UntrueError, UsageError):  # it is not one
-                continue
+    def _bytes(self, before: str, after: str) -> bool:
+        """What was compared, in parts; numbers depend on bytes that were replaced."""
+        old, new = before.split(" . "), after.split(" . ")
+        return len(old) == len(new) and all(
+            (NUMBER.fullmatch(was) and NUMBER.fullmatch(now)) or self.texts(was, now)
+            for was, now in zip(old, new, strict=True)
+        )
 
-    def _words_alike(self, before: str, after: str) -> bool:
-        if before == after or self._maps.name(before) == after or self._word(before) == after:
-            return True
-        if _MAC.fullmatch(before) and self._word(before.lower()) == after.lower():
-            return True  # iptables has them in capital letters
-        if before.startswith("0x") and after.startswith("0x") and self._number(before) == after:
-            return True
-        # filter/INPUT, fw/chain:3, to-a., 10.0.0.1:80
-        for separator in ("/", ":", ".", "-", "@"):
-            old, new = before.split(separator), after.split(separator)
-            if 1 < len(old) == len(new) and all(map(self._words_alike, old, new)):
+    def _with_rules(self, before: str, after: str) -> bool:
+        """A sentence with one rule, which may have such quotes itself, or with several."""
+        for parts in (_around, _between):
+            old, new = parts(before), parts(after)
+            if len(old) == len(new) and all(
+                (self._printed if at % 2 else self.texts)(*both)
+                for at, both in enumerate(zip(old, new, strict=True))
+            ):
                 return True
         return False
 
-    def _number(self, word: str) -> str:
-        """An address that nft has as a number."""
-        try:
-            number = int(word, 16)
-        except ValueError:
-            return word
-        size = 4 if number < 1 << 32 else 16
-        if number >= 1 << 128:
-            return word
-        return hex(int.from_bytes(self._maps.address(number.to_bytes(size, "big")), "big"))
+    def _printed(self, before: str, after: str) -> bool:
+        """A rule as it is printed: what is not printable is escaped."""
+        return self.rules(before, after) or self.rules(_plain(before), _plain(after))
 
-    def _word(self, word: str) -> str:
-        try:
-            made = self._words.addresses(word)
-        except UntrueError:
-            return word
-        return made if made != word else self._maps.prose(word)
+    def _sentence(self, before: str, after: str) -> bool:
+        if self.pairs.addresses(before, after):
+            return True
+        old, new = _TOKENS.findall(before), _TOKENS.findall(after)
+        return len(old) == len(new) and all(
+            self.pairs.word(*both, self._kept) for both in zip(old, new, strict=True)
+        )
+
+    def _reason(self, before: str, after: str) -> bool:
+        """A condition of a rule, and what is said of it."""
+        old, new = before.partition(" ("), after.partition(" (")
+        return self.rules(old[0], new[0]) and self._sentence(old[2], new[2])
+
+
+def _around(text: str) -> list[str]:
+    head, _, rest = text.partition("`")
+    rule, _, tail = rest.rpartition("`")
+    return [head, rule, tail]
+
+
+def _between(text: str) -> list[str]:
+    return text.split("`")
+
+
+def _plain(text: str) -> str:
+    """Without the escapes of `iptrec.views.escape`."""
+    return _ESCAPED.sub(lambda one: chr(int(one[0], 0)), text)

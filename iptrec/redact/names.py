@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+import unicodedata
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -33,7 +34,9 @@ _SEGMENTS: Final = re.compile(r"[A-Za-z0-9\u0080-\U0010ffff]+")
 _WORDS: Final = re.compile(r"\S+")
 _BLOCK: Final = 64  # code points whose UTF-8 differs in the last byte alone
 _ANONYMOUS: Final = re.compile(r"__(?:set|map|objmap|chain)\d+")  # nf_tables' own
-_SURROGATES: Final = range(0xD800, 0xE000)
+_STAY: Final = frozenset(
+    {"Cs", "Zs", "Zl", "Zp"}
+)  # bytes that are not UTF-8; what programs may split at
 _CACHED: Final = 1 << 16
 
 
@@ -44,6 +47,7 @@ class Public:
     words: frozenset[str]
     prose: frozenset[str]
     values: frozenset[str]
+    options: frozenset[str]
     nft: frozenset[str]
     pcap: frozenset[str]
     begins: tuple[str, ...]
@@ -55,10 +59,11 @@ def public() -> Public:
     """Those of `public.toml`."""
     told = tomllib.loads(files("iptrec.redact").joinpath("public.toml").read_text(encoding="utf-8"))
     stems = sorted(told["stems"].items(), key=lambda one: -len(one[0]))
-    words, prose, values, nft, pcap = (
-        frozenset(told[name].split()) for name in ("words", "prose", "values", "nft", "pcap")
-    )
-    return Public(words, prose, values, nft, pcap, tuple(told["begins"].split()), tuple(stems))
+    listed = {
+        name: frozenset(told[name].split())
+        for name in ("words", "prose", "values", "options", "nft", "pcap")
+    }
+    return Public(**listed, begins=tuple(told["begins"].split()), stems=tuple(stems))
 
 
 class Names:
@@ -130,11 +135,7 @@ class Names:
     def _character(self, before: str, character: str) -> str:
         some = _CLASS_OF.get(character)
         if some is None:
-            number = ord(character)
-            if number in _SURROGATES:
-                return character
-            base = number // _BLOCK * _BLOCK
-            some = "".join(map(chr, range(base, base + _BLOCK)))
+            some = _alike(character)
         return self._order(before, some)[some.index(character)]
 
     def _order(self, before: str, some: str) -> str:
@@ -151,3 +152,13 @@ class Names:
             )
             self._orders[at] = "".join(mixed)
         return self._orders[at]
+
+
+@functools.lru_cache(1 << 12)
+def _alike(character: str) -> str:
+    """Those that a character may become: of its category, so that none becomes a blank or is hidden."""
+    kind, base = unicodedata.category(character), ord(character) // _BLOCK * _BLOCK
+    if kind in _STAY:
+        return character
+    some = map(chr, range(base, base + _BLOCK))
+    return "".join(one for one in some if unicodedata.category(one) == kind)

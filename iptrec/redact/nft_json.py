@@ -79,11 +79,17 @@ class NftJson:
     def _member(self, key: str, value: Any, kind: str = _PLAIN) -> Any:  # noqa: ANN401
         if key in _AS_IT_IS and not isinstance(value, dict):
             return value
+        if key == "map" and isinstance(value, str):
+            return value  # the type of a map's values
         if key in _NAMES and isinstance(value, (str, list)):
-            return self._each(value, self._maps.name)
+            return self._each(value, self._name)
         if key in _PROSE and isinstance(value, str):
             return self._words.prose(value)
         return self._value(value, kind)
+
+    def _name(self, name: str) -> str:
+        """A name, or a reference to it."""
+        return "@" + self._maps.name(name[1:]) if name.startswith("@") else self._maps.name(name)
 
     def _each(self, value: Any, change: Any) -> Any:  # noqa: ANN401
         if isinstance(value, str):
@@ -198,7 +204,7 @@ class NftJson:
 
     def _word(self, word: str, kind: str) -> str:
         if word.startswith("@"):
-            return "@" + self._maps.name(word[1:])
+            return self._name(word)
         if kind == _NAME:
             return self._maps.name(word)
         if word in public().nft or word == "*":

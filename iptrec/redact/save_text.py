@@ -12,35 +12,33 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
 from iptrec.redact.maps import UntrueError
-from iptrec.redact.words import Words
+from iptrec.redact.names import public
+from iptrec.redact.words import NUMBER, Words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.redact.maps import Maps
 
-_WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"|\S+')
+_WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"|\S+', re.ASCII)  # other blanks are of names
 _NAMES: Final = frozenset(
     {"-A", "-N", "-P", "-j", "-g", "-E", "-X", "--jump", "--goto", "-i", "-o", "--in-interface",
     "--out-interface", "--physdev-in", "--physdev-out", "--match-set", "--add-set", "--del-set", "--map-set",
-    "--name", "--hashlimit-name", "--nfacct-name", "--timeout", "--cgroup", "--path", "--selctx", "--label",
-    "--led-trigger-id", "--condition", "--rateest", "--rateest-name", "--rateest1", "--rateest2"}
+    "--name", "--hashlimit-name", "--nfacct-name", "--led-trigger-id", "--condition", "--rateest",
+    "--rateest-name", "--rateest1", "--rateest2", "--oif"}
 )  # fmt: skip
+# Names, or numbers: --timeout is CT's policy, and the seconds of IDLETIMER and SET.
+_NAMES_OR_NUMBERS: Final = frozenset(
+    {"--timeout", "--label", "--cgroup", "--path", "--selctx", "--realm", "--src-group", "--dst-group",
+    "--uid-owner", "--gid-owner", "--sid-owner", "--pid-owner", "--cmd-owner"}
+)  # fmt: skip
+# Behind their names: which addresses and ports are looked up.
+_OF_SETS: Final = frozenset({"--match-set", "--add-set", "--del-set", "--map-set"})
 _PROSE: Final = frozenset(
     ["--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--prefix"]
 )
-_ENUMERATED: Final = frozenset(
-    {"-p", "--protocol", "--icmp-type", "--icmpv6-type", "--ctstate", "--ctstatus", "--ctdir", "--ctproto",
-    "--state", "--pkt-type", "--src-type", "--dst-type", "--chunk-types", "--dccp-types", "--tcp-flags",
-    "--mode", "--reject-with", "--algo", "--hashlimit-mode", "--dir", "--pol", "--proto", "--weekdays",
-    "--mh-type", "--header", "--type", "--dscp-class", "--set-dscp-class", "--ctevents", "--expevents",
-    "--espspi", "--timestart", "--timestop", "--datestart", "--datestop", "--monthdays", "--ports",
-    "--dports", "--sports", "--tos", "--set-tos"}
-)  # fmt: skip
-_WORDS_OF_LISTS: Final = re.compile(r"[A-Za-z0-9_,:/.+-]*")
-_PUBLIC: Final = frozenset(
-    ["-m", "--match", "-t", "--genre", "--algo", "--dst-cc", "--src-cc", "--source-country"]
-)
+_SHORT: Final = frozenset({"-p", "-m", "-t", "-c", "-s", "-d"})
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_,:/.+-]*")
 # What compares bytes of packets: kept where no address can be in it.
 _TAKEN_OUT: Final = frozenset(
     ["--string", "--hex-string", "--object-pinned", "--strings", "--payload", "--pattern"]
@@ -55,6 +53,7 @@ _V4_ADDRESSES: Final = range(9, 20)  # where a number of four bytes has some of 
 _V6_ADDRESSES: Final = range(5, 40)
 _GONE: Final = "redacted"
 _NOT_JUDGED: Final = "--redacted"  # an option that nobody knows
+_OURS: Final = re.compile(r'--comment "?iptrec:[0-9a-f-]{36}"? ')
 _MODE, _ABSOLUTE = 0xE0, 0x20  # BPF_MODE, BPF_ABS
 
 
@@ -64,6 +63,7 @@ class SaveText:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
         self.words = Words(maps)
+        self._ours = False  # the rule is one of the recorder's
 
     @property
     def _keeps_payload(self) -> bool:
@@ -89,6 +89,7 @@ class SaveText:
 
     def rule(self, text: str, *, ipv6: bool = False) -> str:
         """One rule, or a command of iptables about one."""
+        self._ours = _OURS.search(text) is not None
         try:
             return "".join(self._mapped(text, ipv6=ipv6))
         except UntrueError as error:
@@ -123,28 +124,34 @@ class SaveText:
         return f'"{mapped}"' if quoted or " " in mapped else mapped
 
     def _of(self, option: str, before: str, word: str, *, ipv6: bool) -> str:
-        public = option in _ENUMERATED and _WORDS_OF_LISTS.fullmatch(word)
-        if option in _PUBLIC or (public and not self.words.has_address(word)):
+        if option in _OF_SETS and before:
             return word
         if option in _PROSE:
             return self._prose(word)
-        if option in _NAMES and not (option == "--match-set" and before):
+        if option in _NAMES or (option in _NAMES_OR_NUMBERS and not NUMBER.fullmatch(word)):
             return self._maps.name(word)
-        if option in _TAKEN_OUT and self._keeps_payload:
+        if option in _TAKEN_OUT or option in (_U32, _BYTECODE):
+            return self._payload(option, word, ipv6=ipv6)
+        known = option in _SHORT or option.removeprefix("--") in public().options
+        if known and _PLAIN.fullmatch(word) and not self.words.has_address(word):
             return word
+        made = self.words.value(word)
+        if made != word and not (known or option == "--helper" or self.words.has_address(word)):
+            self._maps.removed(f"words behind iptables's {option}, which may be names")
+        return made
+
+    def _payload(self, option: str, word: str, *, ipv6: bool) -> str:
+        """What is compared with bytes of packets, where it may be a payload or an address."""
         if option in _TAKEN_OUT:
+            if self._keeps_payload:
+                return word
             self._maps.removed(f"what iptables's {option} looks for")
             return "".join(self._maps.digest(word.encode()).hex())[: max(len(word), 1)]
-        if option == _U32 and not _is_plain_u32(word, ipv6=ipv6):
-            return self._taken_out(option)
-        if option == _BYTECODE and not _is_plain_bytecode(word, ipv6=ipv6):
-            return self._taken_out(option)
-        if option in (_U32, _BYTECODE):
+        is_plain = _is_plain_u32 if option == _U32 else _is_plain_bytecode
+        if is_plain(word, ipv6=ipv6):
             return word
-        return self.words.value(word)
-
-    def _taken_out(self, option: str) -> str:
-        self._maps.removed(f"what iptables's {option} compares")
+        if not self._ours:  # the filter is told with the recording's facts
+            self._maps.removed(f"what iptables's {option} compares")
         return _GONE
 
     def _prose(self, text: str) -> str:

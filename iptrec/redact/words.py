@@ -17,11 +17,11 @@ _MAC: Final = r"(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}"
 _V4: Final = r"\d{1,3}(?:\.\d{1,3}){3}"
 _V6: Final = rf"[0-9A-Fa-f]{{0,4}}(?::[0-9A-Fa-f]{{0,4}}){{1,6}}:(?:{_V4}|[0-9A-Fa-f]{{0,4}})"
 _IP: Final = f"(?:{_V6}|{_V4})"
-_ADDRESSES: Final = re.compile(
+ADDRESSES: Final = re.compile(
     rf"(?<![\w.:])(?:(?P<mac>{_MAC})(?:/(?P<macmask>{_MAC}))?(?!:)|"
     rf"(?P<low>{_IP})-(?P<high>{_IP})|(?P<ip>{_IP})(?:/(?P<mask>{_IP}|\d{{1,3}}))?)(?![\w.:]*[A-Za-z_.])"
 )
-_NUMBER: Final = re.compile(
+NUMBER: Final = re.compile(
     r"!?(?:0x[0-9A-Fa-f]+|\d+)(?:[-:,/&|]!?(?:0x[0-9A-Fa-f]+|\d+))*[%:-]?|\d+\.\d+|\d{4}-\d\d-\d\dT[\d:]+"
 )
 _RATE: Final = re.compile(
@@ -39,17 +39,17 @@ class Words:
 
     def addresses(self, text: str) -> str:
         """A text with its addresses, networks and ranges mapped. Raises `UntrueError`."""
-        return _ADDRESSES.sub(self._found, text)
+        return ADDRESSES.sub(self._found, text)
 
     def has_address(self, text: str) -> bool:
         """Whether there is one in a text."""
-        return any(_is_address(one) for one in _ADDRESSES.finditer(text))
+        return any(is_address(one) for one in ADDRESSES.finditer(text))
 
     def value(self, word: str) -> str:
         """A value of an option: an address, a number, a public word, or else a name."""
         if self.has_address(word):
             return self.addresses(word)
-        if _NUMBER.fullmatch(word) or _RATE.fullmatch(word):
+        if NUMBER.fullmatch(word) or _RATE.fullmatch(word):
             return word
         parts = _PART.findall(word)
         if all(one in public().values or one in public().words for one in parts):
@@ -68,7 +68,7 @@ class Words:
         return made if made != word else self._maps.prose(word)
 
     def _found(self, found: re.Match[str]) -> str:
-        if not _is_address(found):
+        if not is_address(found):
             return found[0]
         if found["mac"]:
             return self._mac(found["mac"], found["macmask"])
@@ -116,7 +116,7 @@ def length_of(mask: str, size: int) -> int:
     return size - behind
 
 
-def _is_address(found: re.Match[str]) -> bool:
+def is_address(found: re.Match[str]) -> bool:
     """Whether what looks like an address is one."""
     return bool(found["mac"]) or all(
         _is_ip(one) for one in (found["low"], found["high"], found["ip"]) if one

@@ -12,6 +12,8 @@ from command import iptrec
 from iptrec.cli import redact_check
 from iptrec.redact import packets
 from iptrec.redact.maps import Redaction
+from iptrec.redact.nft_text import NftText
+from iptrec.redact.save_text import SaveText
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 SAMPLE = SAMPLES / "docker_hairpin.db"
@@ -128,6 +130,31 @@ def test_the_check_finds_a_rule_that_matches_no_more(tmp_path, monkeypatch):
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(
+    ("sample", "change", "old", "new", "told"),
+    [
+        ("docker_hairpin", SaveText, "-p tcp", "-p udp", "(iptables-save) differs: -p"),
+        ("kubernetes", SaveText, "--dport 53", "--dport 54", "(iptables-save) differs: --dport"),
+        ("nftables", NftText, "dport", "sport", "(nft-text) differs: udp"),
+    ],
+)
+def test_the_check_finds_another_word_of_a_rule(
+    sample, change, old, new, told, tmp_path, monkeypatch
+):
+    """Whether a packet met it or not: the rule is named, and the option."""
+    made = change.rule
+    monkeypatch.setattr(
+        change, "rule", lambda self, text, **more: made(self, text, **more).replace(old, new)
+    )
+    done = iptrec("redact", SAMPLES / f"{sample}.db", "-o", tmp_path / "x.db", "--check")
+    assert done.returncode == 1
+    assert re.search(f"^iptrec redact: rule .* {re.escape(told)}$", done.stderr, re.MULTILINE), (
+        done.stderr
+    )
+    assert "rules or addresses would tell something else; no file is left" in done.stderr
+    assert not (tmp_path / "x.db").exists()
+
+
 def test_the_check_of_a_long_one_asks_why_once_a_kind(tmp_path, monkeypatch):
     """It compares what is told of each packet, and says of how many why was asked."""
     monkeypatch.setattr(redact_check, "_ALL", 0)
@@ -155,7 +182,7 @@ def test_the_check_of_a_long_one_finds_what_differs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(redact_check, "_lines", spoilt)
     done = iptrec("redact", SAMPLES / "ipv6.db", "-o", tmp_path / "x.db", "--check")
-    assert (done.returncode, "14 packets of 14 would have" in done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "14 packets of 14 would tell" in done.stderr) == (1, True), done.stderr
     monkeypatch.setattr(redact_check, "_lines", lines)
     asked = []
 

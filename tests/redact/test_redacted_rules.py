@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -274,3 +276,83 @@ def test_files_of_proc_that_are_not_known_go():
     found = json.loads(Snapshots(made, {})(snapshot))
     assert set(found) == {"snmp", "dev"}
     assert f" {made.name('customer0')}: 1 2 3" in found["dev"]
+
+
+NUMBERS = [
+    "-A INPUT -j IDLETIMER --timeout 600 --label 7",
+    "-A INPUT -j SET --add-set KUBE-SERVICES src,dst --timeout 300",
+    "-A INPUT -m connlabel --label 40 --set",
+    "-A INPUT -m realm --realm 0x7 -m devgroup --src-group 3 -m cgroup --cgroup 1048577",
+    "-A INPUT -m owner --uid-owner 0-65534 -m ipvs --vmethod GATE --vdir ORIGINAL",
+    "-A INPUT -m policy --dir in --pol none -m dscp --dscp-class AF11 -m time --monthdays 1,2",
+]
+
+
+@pytest.mark.parametrize("rule", NUMBERS)
+def test_a_number_is_not_a_name(rule):
+    """Nor is a word of an option that iptables has."""
+    assert mapped(SaveText, rule)[0] == [rule]
+
+
+@pytest.mark.parametrize("option", ["-m connlabel --label", "-j CT --timeout", "-m realm --realm"])
+def test_a_name_in_the_place_of_a_number_goes(option):
+    """As connlabel.conf, nfct and rt_realms have them."""
+    [made], _ = mapped(SaveText, f"-A INPUT {option} customer")
+    assert "customer" not in made
+
+
+def test_words_of_an_option_that_is_not_known_are_told():
+    """They may be names, or not."""
+    [made], maps = mapped(SaveText, "-A INPUT -m newmatch --newoption acme -j DROP")
+    assert "acme" not in made
+    assert maps.removals == {"words behind iptables's --newoption, which may be names": 1}
+
+
+def test_a_program_of_the_recorders_own_is_not_counted():
+    """It is the filter, which was typed to iptrec; what a user's compares is counted."""
+    code = '-m bpf --bytecode "3,32 0 0 12,21 0 1 134744072,6 0 0 1"'
+    ours = f"-A OUTPUT {code} -m comment --comment iptrec:042adda5-ddfe-492c-a838-8e02fb241ddc -j TRACE"
+    [made, _], maps = mapped(SaveText, ours, f"-A INPUT {code} -j DROP")
+    assert "134744072" not in made
+    assert maps.removals == {"what iptables's --bytecode compares": 1}
+
+
+@pytest.mark.parametrize("mark", ["\u202e", "\u200b", "\u2066", "\x1b", "\u2028", "\u3000", "\xa0"])
+def test_a_character_that_is_not_shown_stays_one(mark):
+    """It becomes one of its category: a blank would hide what a stranger hid."""
+    rule = f'-A INPUT -m comment --comment "a{mark}b" -j DROP\n'
+    [made], _ = mapped(SaveText, rule)
+    [found] = re.findall(r'"(?s:.)(.)(?s:.)"', made)
+    assert unicodedata.category(found) == unicodedata.category(mark)
+    assert found.isspace() == mark.isspace()
+
+
+def test_a_chain_may_have_blanks_of_unicode():
+    """Iptables splits at those of ASCII alone: a name is one word, everywhere the same."""
+    name = "a\u2009cme"
+    [made], maps = mapped(SaveText, f"-A INPUT -j {name}")
+    assert made == f"-A INPUT -j {maps.name(name)}"
+
+
+def test_a_flow_table_is_called_as_it_is_named():
+    """In nft's JSON, where a rule has it with @; and the type of a map's values stays."""
+    rule = {"flow": {"op": "add", "flowtable": "@acme"}}
+    listing = {
+        "nftables": [
+            {"flowtable": {"family": "ip", "table": "t", "name": "acme", "dev": ["customer0"]}},
+            {"rule": {"family": "ip", "table": "t", "chain": "c", "handle": 1, "expr": [rule]}},
+            {
+                "map": {
+                    "family": "ip",
+                    "table": "t",
+                    "name": "m",
+                    "type": "ipv4_addr",
+                    "map": "mark . ifname",
+                }
+            },
+        ]
+    }
+    [found], maps = mapped(nft_json, json.dumps(listing).encode())
+    table, rule, values = (next(iter(one.values())) for one in json.loads(found)["nftables"])
+    assert rule["expr"][0]["flow"]["flowtable"] == f"@{table['name']}" == f"@{maps.name('acme')}"
+    assert values["map"] == "mark . ifname"

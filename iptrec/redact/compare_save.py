@@ -1,0 +1,106 @@
+"""Whether a rule of iptables is another one with what stands for its words.
+
+Which words may differ is not taken from `iptrec.redact.save_text`: what that maps by mistake has to be seen
+here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from iptrec.redact.names import public
+from iptrec.redact.words import NUMBER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.redact.pairs import Pairs
+
+_WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"|\S+', re.ASCII)  # other blanks are of names
+_QUOTED: Final = re.compile(r'".*"', re.DOTALL)
+_ESCAPED: Final = re.compile(r"\\(.)")
+_OPTION: Final = re.compile(r"-[A-Za-z]|--[A-Za-z0-9][\w-]*")
+# Names, whatever they look like; of the others a number stays one.
+_NAMES: Final = frozenset(
+    {"-A", "-N", "-P", "-E", "-X", "-j", "-g", "-i", "-o", "--physdev-in", "--physdev-out", "--match-set",
+    "--add-set", "--del-set", "--map-set", "--name", "--hashlimit-name", "--nfacct-name", "--oif",
+    "--led-trigger-id", "--condition", "--rateest", "--rateest-name", "--rateest1", "--rateest2"}
+)  # fmt: skip
+_NAMED: Final = frozenset(
+    {"--timeout", "--label", "--cgroup", "--path", "--selctx", "--realm", "--src-group", "--dst-group",
+    "--uid-owner", "--gid-owner", "--sid-owner", "--pid-owner", "--cmd-owner", "--helper"}
+)  # fmt: skip
+_PROSE: Final = frozenset(
+    {"--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--prefix"}
+)
+_PAYLOADS: Final = frozenset(
+    {"--string", "--hex-string", "--object-pinned", "--strings", "--payload", "--pattern", "--u32",
+    "--bytecode"}
+)  # fmt: skip
+_SHORT: Final = frozenset({"-p", "-m", "-t", "-c", "-s", "-d", "-f", "!"})
+_HIDDEN: Final = re.compile(r"redacted|[0-9a-f]{1,32}")
+_NOT_JUDGED: Final = "--redacted"
+WORDS: Final = "the number of words"
+
+
+class SaveRules:
+    """Compares texts of rules, and whole lines of iptables-save."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._pairs = pairs
+
+    def line(self, before: str, after: str) -> Iterator[str]:
+        """Which fields of a line of a listing differ: options, or what else it tells."""
+        if before == after or (before.startswith("#") and after.startswith("#")):
+            return
+        if before[:1] not in "*:" or before[:1] != after[:1]:
+            yield from self.rule(before, after)
+            return
+        old, new = (one[1:].partition(" ") for one in (before, after))
+        if not self._name(old[0], new[0]):
+            yield "the table's name" if before[0] == "*" else "the chain's name"
+        if old[1:] != new[1:]:
+            yield "the policy"
+
+    def rule(self, before: str, after: str) -> Iterator[str]:
+        """Which options of a rule, or of a part of one, differ."""
+        old, new = _WORD.findall(before), _WORD.findall(after)
+        if len(old) != len(new) or _WORD.sub("", before) != _WORD.sub("", after):
+            yield WORDS
+            return
+        option, place, last = "", 0, ""
+        for was, now in zip(old, new, strict=True):
+            if _OPTION.fullmatch(was):
+                hidden = now == _NOT_JUDGED and last == "!" and was in _PAYLOADS
+                if was != now and not hidden:
+                    yield was
+                option, place = was, 0
+            else:
+                if was != now and not self._value(option, place, was, now):
+                    yield option or "its beginning"
+                place += was != "!"
+            last = was
+
+    def _value(self, option: str, place: int, before: str, after: str) -> bool:
+        if before.startswith('"'):
+            if not (_QUOTED.fullmatch(before) and _QUOTED.fullmatch(after)):
+                return False
+            before, after = before[1:-1], after[1:-1]
+        if option in _PROSE:
+            return self._pairs.prose(_ESCAPED.sub(r"\1", before), _ESCAPED.sub(r"\1", after))
+        if option in _PAYLOADS:
+            return _HIDDEN.fullmatch(after) is not None
+        if option in _NAMES:
+            return not place and self._name(before, after)
+        if self._pairs.addresses(before, after):
+            return True
+        if NUMBER.fullmatch(before) or before == "!":
+            return False
+        if option in _NAMED:
+            return not place and self._name(before, after)
+        known = option in _SHORT or option.removeprefix("--") in public().options
+        return not known and option.startswith("--") and self._name(before, after)
+
+    def _name(self, before: str, after: str) -> bool:
+        return before == after or self._pairs.name(before, after)
