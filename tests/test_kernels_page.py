@@ -24,7 +24,11 @@ def page(monkeypatch):
 def test_kernels_beside_each_other(page, tmp_path):
     """The oldest first; who did not pass is told with the reason, and a silent guest has no counts."""
     told = {
-        "6.12.9": [("a", "passed", ""), ("b[x|y]", "skipped", "no nft")],
+        "6.12.9": [
+            ("a", "failed", "assert 3 == 4"),
+            ("b[x|y]", "skipped", "no nft"),
+            ("a", "passed", "at the second try: assert 3 == 4"),
+        ],
         "6.1.0-56": [("a", "failed", "assert 1 == 2")],
         "5.10.0": [],
     }
@@ -43,5 +47,6 @@ def test_kernels_beside_each_other(page, tmp_path):
     assert "| `a` |  | failed | passed |" in lines
     assert r"| `b[x\|y]` |  |  | skipped |" in lines
     assert "- `a` failed on 6.1.0-56: `assert 1 == 2`" in lines
+    assert "- `a` passed on 6.12.9: `at the second try: assert 3 == 4`" in lines
     assert "| BTF |  | yes | yes |" in lines
     assert page.summary(tmp_path / "2").startswith("ran no test: see ")

@@ -19,9 +19,10 @@ def pytest_runtest_logreport(report) -> None:  # noqa: ANN001
 
 
 def _reason(report) -> str:  # noqa: ANN001
-    """The message of a skip; the last line of a failure that pytest marks."""
+    """The message of a skip; the last line of a failure that pytest marks, or of a first try."""
     if report.passed:
-        return ""
+        first = dict(report.user_properties).get("tried again")
+        return "" if first is None else f"at the second try: {first}"
     if report.skipped:
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     crash = getattr(report.longrepr, "reprcrash", None)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 HEAD = """# Kernels
 
 Written by `make kernels` (bench/kernels/run.py): the live tests of bench/kernels/tests.txt on Debian's kernels,
-each in QEMU with the files of one host. An empty cell is a test that was not run.
+each in QEMU with the files of one host. An empty cell is a test that was not run; what was run more than once
+(`--test`) is told as it was the last time.
 """
 
 

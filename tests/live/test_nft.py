@@ -236,8 +236,12 @@ def test_native_rules_as_nft_monitors_them(lab, tmp_path):
 
 
 def shown(told, steps):
-    """Without verdicts and our own rules, which nobody shows; what has no handle has the step's."""
-    named = [one[:4] for one in told if one[1] != "raw" or one[3] is None]
+    """Without verdicts and our own rules, which nobody shows."""
+    return with_handles([one[:4] for one in told if one[1] != "raw" or one[3] is None], steps)
+
+
+def with_handles(named, steps):
+    """What nft monitored without a handle has the step's."""
     for at, step in enumerate(steps[: len(named)]):
         if named[at] == (*step[:3], _SOME_RULE):
             named[at] = step

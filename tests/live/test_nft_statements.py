@@ -289,7 +289,7 @@ def test_every_statement(recorded):
         expected = [
             one[:4] for one in monitored[number] if one[1] != "raw" and "iptrec-" not in one[1]
         ]
-        assert way == expected, number
+        assert way == test_nft.with_handles(expected, way), number
     expected = directory / "expected.toml"
     expected.write_text(EXPECTED)
     commands = [one.format(path, path, expected=expected).split() for one in COMMANDS]

@@ -79,7 +79,7 @@ def printed(request: Request) -> tuple[int, bytes, bytes]:
         answered: set[int] = set()
         for one in listeners:
             with os.fdopen(one, "rb") as listener:
-                answered = _answer(listener.fileno(), request)
+                answered = _answer(listener.fileno(), child, request)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         for file in (printed, complained):  # the child's place in them is ours
             file.seek(0)
@@ -129,23 +129,28 @@ def _filtered(level: int) -> int:
     return listener
 
 
-def _answer(listener: int, request: Request) -> set[int]:
-    """Answer the questions of a child until it has ended; which were answered."""
+def _answer(listener: int, child: int, request: Request) -> set[int]:
+    """Answer the questions of a child until it has ended; which were answered.
+
+    The filter tells of its end from Linux 6.11 on (kernel/exit.c); before, not until it was waited for.
+    """
     answered = set()
     answers = {GET_INFO: request.info, GET_ENTRIES: request.entries}
-    asking = select.poll()
-    asking.register(listener, select.POLLIN)
-    while asking.poll()[0][1] & select.POLLIN:
-        call = bytearray(_CALL.size)
-        try:
-            fcntl.ioctl(listener, _RECEIVE, call)
-            number, process, *_, option, where, _, _ = _CALL.unpack(call)
-            code = _written(process, where, answers[option])
-            fcntl.ioctl(listener, _SEND, _ANSWER.pack(number, 0, code, 0))
-        except FileNotFoundError:  # it has ended meanwhile
-            continue
-        if code == 0:
-            answered.add(option)
+    with os.fdopen(os.pidfd_open(child), "rb") as end:
+        asking = select.poll()
+        asking.register(listener, select.POLLIN)
+        asking.register(end, select.POLLIN)
+        while dict(asking.poll()).get(listener, 0) & select.POLLIN:
+            call = bytearray(_CALL.size)
+            try:
+                fcntl.ioctl(listener, _RECEIVE, call)
+                number, process, *_, option, where, _, _ = _CALL.unpack(call)
+                code = _written(process, where, answers[option])
+                fcntl.ioctl(listener, _SEND, _ANSWER.pack(number, 0, code, 0))
+            except FileNotFoundError:  # it has ended meanwhile
+                continue
+            if code == 0:
+                answered.add(option)
     return answered
 
 
