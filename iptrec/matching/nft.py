@@ -53,6 +53,7 @@ _REASONS: Final[dict[str, Callable[[Facts], str]]] = {
     **nft_ct.REASONS,
 }
 _PRESENT: Final = frozenset(["has", "read"])
+_TCP_OPTION: Final = "tcp option "
 _LOOKUPS: Final = frozenset(["map", "vmap"])
 _UNREAD: Final = Judgement(None, Clause(UNREAD))
 
@@ -140,7 +141,7 @@ def _lacks(rule: Rule, facts: Facts) -> Judgement | None:
 def _hint(condition: Match | Other, own: object, facts: Facts) -> str:
     """What is known although it is not enough, and why no more is."""
     for left in keys(condition.left) if isinstance(condition, Match) else ():
-        if left.startswith("tcp option "):
+        if left.startswith(_TCP_OPTION):
             return dumped_of_tcp(facts)
         if left in _REASONS:
             return _REASONS[left](facts)
@@ -203,7 +204,8 @@ def _judged(match: Match, facts: Facts) -> tuple[bool | None, object]:
     """Whether a condition holds, and what the packet has; None: it cannot be known."""
     try:
         if match.op in _PRESENT and isinstance(match.left, str):
-            return _has(match.left, facts), None
+            option = match.op == "has" and match.left.startswith(_TCP_OPTION)
+            return (_can_be_set if option else _has)(match.left, facts), None
         parts = match.left.parts if isinstance(match.left, Concat) else (match.left,)
         part = isinstance(match.left, Concat) or isinstance(match.right, Named)
         values = [_read(one, facts, part=part) for one in parts]
@@ -233,6 +235,20 @@ def _first_bits(right: Value | Flags, left: Left) -> Value | Flags:
         return right
     rest = own.size - right.length
     return Range(right.address, right.address | (1 << rest) - 1) if rest >= 0 else right
+
+
+def _can_be_set(key: str, facts: Facts) -> bool | None:
+    """Whether a rule that sets an option of TCP goes on (nft_exthdr_tcp_set_eval). Raises AbsentError.
+
+    So it does where a segment has no such option; where that is cut short, or there is no TCP, the rule ends.
+    """
+    there = _has("tcp doff", facts)
+    if not there:
+        return there
+    try:
+        return _has(key, facts)
+    except AbsentError:
+        return True
 
 
 def _has(key: str, facts: Facts) -> bool | None:

@@ -243,6 +243,7 @@ rt type 0
 ip option rr exists
 ip option lsrr missing
 tcp option maxseg exists
+tcp option maxseg size set 1400
 sctp chunk data exists
 sctp chunk data missing
 sctp chunk data missing tcp dport 80

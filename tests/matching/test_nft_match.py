@@ -251,6 +251,19 @@ def test_inner_headers(protocol, body, at, value, fits):
     assert judge(condition, replace(facts, header=told | {"frag": 8})).fits is None
 
 
+@pytest.mark.parametrize(
+    ("protocol", "words", "fits"), [(6, 5, True), (6, 7, None), (17, 5, False)]
+)
+def test_an_option_of_tcp_that_is_set(protocol, words, fits):
+    """A segment without options passes unchanged, one with such as were not dumped may be cut short."""
+    body = bytes.fromhex("0009005000000001" + "00" * 4 + f"{words}002ffff00000000") + bytes(8)
+    data = ipv6(protocol, body, len(body))
+    facts = replace(FACTS, header=packet.header(data, 10), bits=Bits(data, joined=True))
+    size = {"tcp option": {"name": "maxseg", "field": "size"}}
+    rule = native({"mangle": {"key": size, "value": 1400}})
+    assert judge(rule, facts).fits is fits
+
+
 @pytest.mark.parametrize("key", [{"field": "size"}, {}])
 def test_options_of_tcp_that_were_not_dumped(key):
     """It is said how much was; of a packet that ends there, and of another protocol, nothing."""
