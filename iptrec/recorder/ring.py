@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import IptrecError
 from iptrec.kernel import network, sysctls
+from iptrec.recording.compressed import PART
 
 if TYPE_CHECKING:
     from iptrec.recorder.backend import Evidence
@@ -62,7 +63,8 @@ class Ring:
         """Write what there is by now into a file of its own beside the recording."""
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         output = self._evidence.writer.path
-        path = output.with_name(f"{output.stem}-{moment}{output.suffix}")
+        stem = output.name.removesuffix(PART) if output.name.endswith(PART) else output.stem
+        path = output.with_name(f"{stem}-{moment}{output.suffix}")
         try:
             self._evidence.writer.copy(path, time.time_ns(), "SIGUSR1")
         except IptrecError as error:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 RECORDING: Final = ".db"
+_ENCRYPTED: Final = 1  # of a member's flags
 PART: Final = ".part.db"  # of a recording that is to be compressed in the end
 _PIECE: Final = 1 << 20
 _WINDOW: Final = 128 << 20  # bytes of memory that a zstd frame may ask for
@@ -108,6 +109,8 @@ def _member(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
         members = [one for one in archive.infolist() if not one.filename.endswith("/")]
         if len(members) != 1:
             members = _recordings(path, members)
+        if members[0].flag_bits & _ENCRYPTED:
+            raise NotImplementedError("it is encrypted")
         if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # lzma takes 4 GB if the header says so.
             raise NotImplementedError("a rare method of compression")

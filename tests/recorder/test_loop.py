@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -162,6 +164,13 @@ def test_a_copy_on_request(stage, monkeypatch):
     ((name, reason),) = stage.writer.copies
     assert (name[:2], name[-3:], reason) == ("t-", ".db", "SIGUSR1")
     assert outcome.notes == [f"written: {name}"]
+
+
+def test_a_copy_of_what_is_to_be_compressed(stage):
+    """It is named as the recording will be, and is a file of its own: -o t.db.gz writes to t.part.db."""
+    record(options(output=Path("t.part.db"), duration_s=0.2), begun=signalled(signal.SIGUSR1))
+    ((name, _),) = stage.writer.copies
+    assert re.fullmatch(r"t-\d{8}T\d{6}Z\.db", name)
 
 
 def test_a_copy_that_fails(stage):

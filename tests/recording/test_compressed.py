@@ -272,7 +272,10 @@ ZIPS = {
     "a list of 4 GB": (lambda: said_size(packed_zip(), (1 << 32) - 2), "cannot be unpacked"),
     "lzma": (lambda: method(packed_zip(), 14), "rare method"),
     "unknown method": (lambda: method(packed_zip(), 77), "rare method"),
-    "encrypted": (lambda: encrypted(packed_zip()), "password required"),
+    "encrypted": (
+        lambda: encrypted(packed_zip()),
+        "cannot be unpacked: it is encrypted; unpack it first",
+    ),
     "cut": (lambda: packed_zip()[:-30], "cannot be unpacked"),
     "no name": (lambda: no_name(zipped(("a", b"1"))), "cannot be unpacked"),
     "a name that is no text": (lambda: no_text(packed_zip()), "cannot be unpacked"),
