@@ -70,8 +70,9 @@ def pack(
     Every command reads it as it is: iptrec show trace.zip.
 
     With a selection only the packets that fit are packed, and those that belong to them (answers, copies,
-    errors about them); rules, routes, sets, sockets and all else beside packets stay whole. How much was left
-    out every command says then. Numbers of packets are counted anew.
+    errors about them), with what the kernel told of their connections, routes and drops. Rules, routes, sets,
+    sockets and all else that is of no packet stay whole. How much was left out every command says then. Numbers
+    of packets are counted anew.
     Exit status 1 when nothing fits the selection.
 
     Examples:

@@ -195,6 +195,12 @@ def _way(body: bytes) -> tuple[Way, Ports] | None:
     return Way(family, iif, found[_SRC], found[_DST], mark, tos), Ports(protocol, sport, dport)
 
 
+def way_of(body: bytes) -> Way | None:
+    """What a question (RTM_GETROUTE, behind its header) is about; None where no packet came in."""
+    found = _way(body)
+    return None if found is None else found[0]
+
+
 def _answer(kind: int, body: bytes) -> Answer | None:
     if kind == _ERROR and len(body) >= _CODE.size:
         return Answer(-_CODE.unpack_from(body)[0])

@@ -1,4 +1,4 @@
-"""A recording of some packets: their events, and everything that is beside events.
+"""A recording of some packets: their events, and of what is beside events all but what is of other packets.
 
 Which datagram of a stream brought an event is counted from the stream's beginning. What is not an event of a
 packet, such as the numbers of nf_tables' rulesets among the traces, stays.
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.decode.drops import HEAD
+from iptrec.pack.beside import ANSWERS, CONNECTIONS, Belongs
 from iptrec.packets.window import windows
 from iptrec.recording.packing import Notes
 from iptrec.recording.rows import LEFT_OUT, Chunk, Stream
 from iptrec.rulesets.backends import BACKENDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from iptrec.names import I64, Mask
     from iptrec.pack.chosen import Choice
@@ -92,13 +93,17 @@ class _Dropped:
     packed: set[int] = field(default_factory=set)
     others: set[int] = field(default_factory=set)
     marks: set[bytes] = field(default_factory=lambda: {_NO_MARK})
+    belongs: Belongs = field(default_factory=Belongs)
 
     def keeps(self, record: bytes) -> bool:
         """Whether a record is packed."""
         time_ns = int.from_bytes(record[:_TIME], "little")
         if time_ns in self.others and time_ns not in self.packed:
             return False
-        return _mark_of(record[HEAD:]) in self.marks
+        content = record[HEAD:]
+        if content[:1] and content[0] >> 4 == 6:  # noqa: PLR2004 - a version
+            return self.belongs.is_ipv6(content)
+        return _mark_of(content) in self.marks
 
 
 def _mark_of(packet: bytes) -> bytes:
@@ -113,16 +118,24 @@ def picked(recording: Recording, choice: Choice) -> Picked:
     streams = [one for one in recording.streams if one.kind in BACKENDS]
     datagrams = {one.id: _Datagrams.of(recording, one.id) for one in streams}
     dropped, with_drops = _Dropped(), any(one.kind == _DROPS for one in recording.streams)
+    beside = [one for one in recording.streams if one.kind in (_DROPS, CONNECTIONS, ANSWERS)]
     before: _Seen | None = None
     for window in windows(recording):
         now = _seen(window, streams, choice)
         if with_drops:
             _note(window, choice, dropped)
+        if beside:
+            dropped.belongs.see(window.events, _rows(window, choice))
         if before is not None:
             _mark(before, now if now.streams == before.streams else None, datagrams)
         before = now
     if before is not None:
         _mark(before, None, datagrams)
+    for one in beside:
+        if one.kind == CONNECTIONS:
+            dropped.belongs.learn_masters(
+                datagram for chunk in recording.chunks(one.id) for _, datagram in chunk.datagrams()
+            )
     kept = {stream: one.kept for stream, one in datagrams.items()}
     return Picked(recording, choice, kept, dropped)
 
@@ -136,6 +149,15 @@ def _note(window: Window, choice: Choice, dropped: _Dropped) -> None:
     dropped.others.update(ended[~packed & (ended > 0)].tolist())
     first = assembly.rows[assembly.first[:decided][packed]]
     dropped.marks.update(_mark_of(window.events.packet(row)) for row in first.tolist())
+
+
+def _rows(window: Window, choice: Choice) -> Iterable[int]:
+    """Of all events of packets that are packed."""
+    packed = choice.numbers[window.number : window.number + window.decided]
+    rows: list[int] = window.rows()[
+        np.repeat(packed, window.assembly.count[: window.decided])
+    ].tolist()
+    return rows
 
 
 def _seen(window: Window, streams: Sequence[Stream], choice: Choice) -> _Seen:
@@ -232,7 +254,13 @@ class Picked:
         """The chunks (of a stream) with what is packed of them; from the first one on."""
         kinds = {one.id: one.kind for one in self._source.streams}
         seen = dict.fromkeys(self._kept, 0)
-        for chunk in self._source.chunks(stream):
+        changes = {
+            one.id: self._dropped.belongs.change(one.kind)
+            for one in self._source.streams
+            if one.kind in (CONNECTIONS, ANSWERS)
+        }
+        for whole in self._source.chunks(stream):
+            chunk = whole if whole.stream not in changes else _changed(whole, changes[whole.stream])
             mask = self._mask(chunk, kinds[chunk.stream], seen)
             if chunk.id > after and (mask is None or mask.any()):
                 yield chunk if mask is None or mask.all() else _part(chunk, mask)
@@ -243,9 +271,18 @@ class Picked:
             first = seen[chunk.stream]
             seen[chunk.stream] += len(chunk.lengths)
             return self._kept[chunk.stream][first : first + len(chunk.lengths)]
+        if kind in (CONNECTIONS, ANSWERS):
+            return chunk.lengths > 0
         if kind == _DROPS:
             return np.array([self._dropped.keeps(one) for _, one in chunk.datagrams()], np.bool_)
         return None
+
+
+def _changed(chunk: Chunk, change: Callable[[bytes], bytes]) -> Chunk:
+    """A chunk of which each datagram is another one, or none is left of it."""
+    datagrams = [change(one) for _, one in chunk.datagrams()]
+    lengths = np.fromiter(map(len, datagrams), np.uint32, len(datagrams))
+    return replace(chunk, lengths=lengths, data=b"".join(datagrams))
 
 
 def _part(chunk: Chunk, mask: Mask) -> Chunk:
