@@ -67,7 +67,7 @@ MAY_IMPORT = {
         "pack",
         "answers",
         "packets",
-        "decode.drops",
+        "decode",
         "rulesets.backends",
         "recording.rows",
         "recording.packing",
