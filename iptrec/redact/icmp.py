@@ -43,6 +43,11 @@ class Icmp:
         """Whether a message of ICMP is an error that quotes a packet."""
         return bool(body) and body[0] in _ERRORS
 
+    @staticmethod
+    def quotes_6(body: bytes) -> bool:
+        """The same of ICMPv6."""
+        return bool(body) and body[0] in _ERRORS_6
+
     def ipv4(self, body: bytes) -> bytes:
         """A message of ICMP."""
         head, rest = body[:_HEAD], body[_HEAD:]

@@ -23,7 +23,7 @@ _ICMP, _IGMP, _IPIP, _TCP, _UDP, _SIX, _GRE, _ESP, _AH, _ICMPV6, _SCTP, _UDPLITE
 )  # fmt: skip
 _HOP, _ROUTING, _FRAGMENT, _DESTINATION, _MOBILITY = 0, 43, 44, 60, 135
 _WITH_SUM: Final = {_TCP: 16, _UDP: 6, _ICMPV6: 2, _DCCP: 6}
-_LEAST_TCP, _UDP_HEADER = 20, 8
+_LEAST_TCP, _UDP_HEADER, _ICMP_HEADER = 20, 8, 8
 _HEADS: Final = {_ESP: 8, 103: 4, 89: 4, 112: 4, 108: 4}  # bytes of the header without addresses
 _ARP: Final = b"\0\x01\x08\0\x06\x04"
 _END, _NOOP, _TIMESTAMPS = 0, 1, 8  # options of TCP
@@ -67,8 +67,34 @@ class Packets:
             if len(self._known) >= _CACHED:
                 self._known.clear()
             self._depth = 0
-            found = self._known[packet] = self._inside(packet)
+            found = self._known[packet] = self._as_begun(packet, self._inside(packet))
         return found
+
+    def _as_begun(self, packet: bytes, made: bytes) -> bytes:
+        """An error of ICMPv6 with the checksum of those that begin alike: for nf_tables they are one.
+
+        Their checksums were equal, as the sum of what each quotes does not depend on its addresses. A word of
+        the payload that is quoted makes up for it.
+        """
+        at, ends = _transport_of(packet)
+        known = self._begins.get((ends, packet[at : at + DUMPED]))
+        begun = made[at : at + DUMPED]
+        word = len(made) - 2 - (len(made) - at) % 2
+        if (
+            known in (None, begun)
+            or ends[:1] != bytes([_ICMPV6])
+            or word < _payload_of_quote(made, at)
+        ):
+            return made
+        told, wanted = (int.from_bytes(one[2:4], "big") for one in (begun, known))
+        other = (int.from_bytes(made[word : word + 2], "big") + told - wanted) % sums.ONES
+        return (
+            made[:at]
+            + known
+            + made[at + DUMPED : word]
+            + other.to_bytes(2, "big")
+            + made[word + 2 :]
+        )
 
     def frame(self, header: bytes) -> bytes:
         """A header of Ethernet, with VLAN tags perhaps."""
@@ -342,6 +368,16 @@ def _transport_of(packet: bytes) -> tuple[int, bytes]:
         return (packet[0] & 15) * 4, packet[9:10] + packet[12:20]
     at = transport_at(packet)
     return at, packet[6:7] + packet[8:at]
+
+
+def _payload_of_quote(packet: bytes, at: int) -> int:
+    """Where in an error of ICMPv6 the payload that it quotes begins; ``at``: where its own header does."""
+    quote = packet[at + _ICMP_HEADER :]
+    if len(packet) < at + _ICMP_HEADER + _IPV6 or not Icmp.quotes_6(packet[at:]):
+        return len(packet)
+    behind = transport_at(quote)
+    size = (quote[behind + 12] >> 4) * 4 if quote[6] == _TCP and len(quote) > behind + 12 else 8
+    return at + _ICMP_HEADER + behind + size
 
 
 def transport_at(packet: bytes) -> int:

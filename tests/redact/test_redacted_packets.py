@@ -153,6 +153,27 @@ def test_what_is_dumped_is_of_one_protocol(made):
         assert packets.begin(dumped) == packets(packet)[: len(dumped)]
 
 
+@pytest.mark.parametrize("size", [2, 3, 36])
+@pytest.mark.parametrize("transport", [tcp, udp])
+def test_errors_that_begin_alike_have_one_checksum(transport, size):
+    """That of ICMPv6 does not tell which packet is quoted, nor does what nf_tables dumps of it."""
+    protocol = 6 if transport is tcp else 17
+    packets, errors = Packets(maps()), []
+    for port in (1000, 1001, 1002):
+        inner = transport(bytes(range(size)))
+        inner.sport = port
+        quote = ipv6(protocol, inner)[:8] + SIX[1] + SIX[0] + ipv6(protocol, inner)[40:]
+        quote = bytes(dpkt.ip6.IP6(quote))
+        errors.append(ipv6(58, dpkt.icmp6.ICMP6(type=1, code=4, sum=0, data=bytes(4) + quote)))
+    assert len({one[:60] for one in errors}) == 1
+    for one in errors:
+        packets.learn(one)
+    made = [packets(one) for one in errors]
+    assert {one[:60] for one in made} == {packets.begin(errors[0][:60])}
+    assert len({*made}) == len(made)
+    assert [wrong_in(one) for one in made] == [None] * len(made)
+
+
 def test_neighbours_are_mapped_as_their_addresses():
     """Target and link-layer address of a solicitation."""
     made = maps()
