@@ -24,7 +24,7 @@ ROOT = HERE.parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iptrec-kernels"
 # A test waits for the kernel and for processes: an emulated processor takes ten times as long.
 PYTEST = (
-    "env", "OUTCOMES=/media/results/outcomes", f"PYTHONPATH={HERE}", "IPTREC_OWN_HOST=1",
+    "env", "OUTCOMES=/media/results/outcomes", f"PYTHONPATH={HERE}", "IPTREC_OWN_HOST=1", "IPTREC_SLOW=1",
     sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "outcomes", "--timeout", "900",
     "--tb", "short",
 )  # fmt: skip

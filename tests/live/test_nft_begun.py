@@ -101,5 +101,7 @@ def test_each_rule_has_its_text(lab, tmp_path, monkeypatch, case, tap):
         thread.join()
     assert child.returncode == 0, noted
     told = changing.judge(path, COUNT, 0)
-    assert (told.told, told.doubled, told.wrong, told.unread) == (COUNT, 0, 0, 0), (told, noted)
-    assert told.unsure + told.incomplete <= COUNT / 100, (told, noted)
+    assert (told.told, told.doubled, told.wrong) == (COUNT, 0, 0), (told, noted)
+    if not changing.SLOW:
+        assert told.unread == 0, (told, noted)
+        assert told.unsure + told.incomplete <= COUNT / 100, (told, noted)

@@ -132,7 +132,7 @@ def _filtered(level: int) -> int:
 def _answer(listener: int, child: int, request: Request) -> set[int]:
     """Answer the questions of a child until it has ended; which were answered.
 
-    The filter tells of its end from Linux 6.11 on (kernel/exit.c); before, not until it was waited for.
+    The filter tells of its end from Linux 6.11 on; before, not until it was waited for.
     """
     answered = set()
     answers = {GET_INFO: request.info, GET_ENTRIES: request.entries}
