@@ -15,7 +15,9 @@ HEAD = """# Kernels
 
 Written by `make kernels` (bench/kernels/run.py): the live tests of bench/kernels/tests.txt on Debian's kernels,
 each in QEMU with the files of one host. An empty cell is a test that was not run; what was run more than once
-(`--test`) is told as it was the last time.
+(`--test`) is told as it was the last time. Of rules that change all the time an emulated processor is asked
+whether each packet is told once and not wrongly; how much of it is unread, unsure or incomplete has no limit
+there (IPTREC_SLOW): on 6.12 up to all of a run's packets met rules of which it had not got the text.
 """
 
 
