@@ -71,30 +71,10 @@ class Packets:
         return found
 
     def _as_begun(self, packet: bytes, made: bytes) -> bytes:
-        """An error of ICMPv6 with the checksum of those that begin alike: for nf_tables they are one.
-
-        Their checksums were equal, as the sum of what each quotes does not depend on its addresses. A word of
-        the payload that is quoted makes up for it.
-        """
         at, ends = _transport_of(packet)
         known = self._begins.get((ends, packet[at : at + DUMPED]))
-        begun = made[at : at + DUMPED]
-        word = len(made) - 2 - (len(made) - at) % 2
-        if (
-            known in (None, begun)
-            or ends[:1] != bytes([_ICMPV6])
-            or word < _payload_of_quote(made, at)
-        ):
-            return made
-        told, wanted = (int.from_bytes(one[2:4], "big") for one in (begun, known))
-        other = (int.from_bytes(made[word : word + 2], "big") + told - wanted) % sums.ONES
-        return (
-            made[:at]
-            + known
-            + made[at + DUMPED : word]
-            + other.to_bytes(2, "big")
-            + made[word + 2 :]
-        )
+        of_error = ends[:1] == bytes([_ICMPV6]) and Icmp.quotes_6(packet[at:])
+        return _beginning_as(known, made, at) if known and of_error else made
 
     def frame(self, header: bytes) -> bytes:
         """A header of Ethernet, with VLAN tags perhaps."""
@@ -194,27 +174,11 @@ class Packets:
                     self._address(header[at : at + 16], 16) for at in range(8, len(header), 16)
                 )
             else:
-                found += header[:2] + self._options6(header[2:])
+                found += header[:2] + _options6(self._maps, header[2:])
             kind = header[0] if header else 59
             if kind == _MOBILITY:
                 break
         return found + self._transport(kind, body, ends, length)
-
-    def _options6(self, options: bytes) -> bytes:
-        """Types and lengths stay, and the values of padding and of router alert (RFC 8200, 2711)."""
-        found, at = b"", 0
-        while at < len(options):
-            kind = options[at]
-            end = (
-                at + 1 if kind == 0 else at + 2 + (options[at + 1] if at + 1 < len(options) else 0)
-            )
-            value = options[at + 2 : end]
-            found += options[at : at + 2][: end - at]
-            found += (
-                value if kind in (1, 5) and not value.strip(b"\0")[2:] else self._maps.filler(value)
-            )
-            at = end
-        return found
 
     def _options(self, options: bytes) -> bytes:
         """Of IPv4: types and lengths stay."""
@@ -370,14 +334,47 @@ def _transport_of(packet: bytes) -> tuple[int, bytes]:
     return at, packet[6:7] + packet[8:at]
 
 
+def _options6(maps: Maps, options: bytes) -> bytes:
+    """Types and lengths stay, and the values of padding and of router alert (RFC 8200, 2711)."""
+    found, at = b"", 0
+    while at < len(options):
+        kind = options[at]
+        end = at + 1 if kind == 0 else at + 2 + (options[at + 1] if at + 1 < len(options) else 0)
+        value = options[at + 2 : end]
+        found += options[at : at + 2][: end - at]
+        found += value if kind in (1, 5) and not value.strip(b"\0")[2:] else maps.filler(value)
+        at = end
+    return found
+
+
+def _beginning_as(known: bytes, error: bytes, at: int) -> bytes:
+    """An error of ICMPv6 with the checksum of one that begins alike: for nf_tables they are one.
+
+    Their checksums were equal, as the sum of what each quotes does not depend on its addresses. A word of the
+    payload that is quoted makes up for it.
+    """
+    begun, word = error[at : at + DUMPED], len(error) - 2 - (len(error) - at) % 2
+    if begun == known or word < _payload_of_quote(error, at + _ICMP_HEADER):
+        return error
+    told, wanted = (int.from_bytes(one[2:4], "big") for one in (begun, known))
+    other = (int.from_bytes(error[word : word + 2], "big") + told - wanted) % sums.ONES
+    return (
+        error[:at]
+        + known
+        + error[at + DUMPED : word]
+        + other.to_bytes(2, "big")
+        + error[word + 2 :]
+    )
+
+
 def _payload_of_quote(packet: bytes, at: int) -> int:
-    """Where in an error of ICMPv6 the payload that it quotes begins; ``at``: where its own header does."""
-    quote = packet[at + _ICMP_HEADER :]
-    if len(packet) < at + _ICMP_HEADER + _IPV6 or not Icmp.quotes_6(packet[at:]):
+    """Where the payload of the packet of IPv6 begins that is quoted at ``at``."""
+    quote = packet[at:]
+    if len(quote) < _IPV6:
         return len(packet)
     behind = transport_at(quote)
     size = (quote[behind + 12] >> 4) * 4 if quote[6] == _TCP and len(quote) > behind + 12 else 8
-    return at + _ICMP_HEADER + behind + size
+    return at + behind + size
 
 
 def transport_at(packet: bytes) -> int:
