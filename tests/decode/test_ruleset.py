@@ -144,3 +144,12 @@ def test_any_bytes(text):
         iptables_save.parse(b"*filter\n:c - [0:0]\n" + text)
     except RecordingError as error:
         assert "\n" not in str(error)  # noqa: PT017 - one line, whatever it is
+
+
+def test_names_may_hold_blanks_that_iptables_does_not_know():
+    """Those of ASCII part words, others do not: a chain is not cut at one."""
+    name = "e\u2009f\u2028g"
+    text = f":PREROUTING ACCEPT [0:0]\n:{name} - [0:0]\n-A PREROUTING -s 10.0.0.1\t-j {name}\n"
+    chains = iptables_save.parse(f"*raw\n{text}COMMIT\n".encode()).tables["raw"]
+    assert [*chains] == ["PREROUTING", name]
+    assert [one.target for one in chains["PREROUTING"].rules] == [name]

@@ -375,3 +375,17 @@ def test_what_we_do_under_the_lock_is_not_somebodys_change(quiet, tmp_path):
         kinds = [one.kind for one in reader.snapshots()]
     assert "iptables-unknown" not in kinds
     assert kinds.count("iptables-save") >= 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_comment_with_what_ends_lines_elsewhere(quiet, tmp_path, backend):
+    """Unicode has line ends that iptables knows nothing of, and blanks that its names may hold."""
+    comment = "a\u2028b\x85c\u2009d"
+    add(quiet, backend, "-N", "e\u2009f")
+    add(quiet, backend, "-A", "PREROUTING", "-m", "comment", "--comment", comment, "-j", "e\u2009f")
+    saved = [f"iptables-{backend}-save", "-t", "raw"]
+    before = [one for one in quiet.run(saved).stdout.split("\n") if one[:1] != "#"]
+    assert "u2009" in ascii(before)
+    done = record(quiet, tmp_path, backend, "--flush")
+    assert (done.returncode, "PREROUTING" in done.stderr) == (0, False), done.stderr
+    assert [one for one in quiet.run(saved).stdout.split("\n") if one[:1] != "#"] == before

@@ -233,9 +233,9 @@ def rules(family: Family) -> dict[str, list[str]]:
     Raises `HostError` where it prints none.
     """
     command, text = iptables.save(family, table="raw")
-    lines = text.decode("utf-8", "surrogateescape").splitlines()
+    lines = text.decode("utf-8", "surrogateescape").split("\n")  # comments may hold others that end lines
     if "*raw" not in lines or "COMMIT" not in lines:
-        said = lines[0] if lines else "nothing"
+        said = lines[0] or "nothing"
         raise HostError(f"`{command}` prints no raw table but: {said.lstrip('# ')}")
     heads = [line[1:].partition(" ")[0] for line in lines if line.startswith(":")]
     chains: dict[str, list[str]] = {chain: [] for chain in (*iptables.CHAINS, *heads)}
