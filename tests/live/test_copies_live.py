@@ -217,6 +217,19 @@ def test_a_flooded_frame(bridge, tmp_path, backend, name):
     assert hits == [40, 80, 40 * for_us]
 
 
+@pytest.mark.parametrize("target", ["224.0.0.1", "239.7.7.9", "10.6.0.255"])
+def test_a_flood_that_no_chain_tells_of_is_not_dropped(bridge, tmp_path, backend, target):
+    """The host's own copy finds nobody; the others arrive, and no rule sees them go."""
+    arrivals = Arrivals(bridge, ["h3", "h4", "h5"])
+    flood = sends("h2", "10.6.0.2", target, 40)
+    found = record(bridge, str(tmp_path / "t.db"), backend, *flood, drops="yes")
+    assert arrivals.count() == {"h3": 40, "h4": 40, "h5": 40}
+    assert {one["header"]["sport"] for one in found} == {*range(20000, 20040)}
+    first = [one for one in found if not one["related"]]
+    assert len(first) == 40
+    assert "DISCARDED" not in {one["verdict"] for one in first if not one["ambiguous"]}
+
+
 def test_the_hosts_copy_is_the_one_that_nobody_waits_for(bridge, tmp_path, backend):
     """Nobody listens there: no other copy is blamed, nor in doubt."""
     bridge.restore(None, "ipv4", RULES, backend)

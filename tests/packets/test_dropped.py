@@ -504,6 +504,19 @@ def test_a_group_that_is_not_routed_has_no_copy_elsewhere(more, event, sure):
     assert found.verdict == ("DISCARDED" if sure else "UNKNOWN")
 
 
+@pytest.mark.parametrize(
+    ("packet", "port", "sure"), [(GROUP, 4, False), (GROUP, None, True), (ONE, 4, True)]
+)
+def test_what_a_bridge_floods_lives_on_where_it_has_let_go_of_it(packet, port, sure):
+    """The host's own copy had no route, and shares its bytes with nobody any more."""
+    made = HandMade().ruleset(RULES)
+    given = {"indev": 2, "stamp_ns": BEGIN} | ({} if port is None else {"physin": port})
+    made.events([("raw:PREROUTING:policy:2", packet, given)], start_ns=BEGIN + 1000, step_ns=0)
+    made.drops([dropped(packet)], PLACES)
+    (found,) = Packets(made)
+    assert (found.end.sure, found.verdict) == (sure, "DISCARDED" if sure else "UNKNOWN")
+
+
 def broadcast_route(to):
     """A route of the local table (struct rtmsg; RTA_DST)."""
     head = struct.pack("<BBBBBBBBI", 2, 32, 0, 0, 255, 2, 253, 3, 0)

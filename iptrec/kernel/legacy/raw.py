@@ -233,7 +233,9 @@ def rules(family: Family) -> dict[str, list[str]]:
     Raises `HostError` where it prints none.
     """
     command, text = iptables.save(family, table="raw")
-    lines = text.decode("utf-8", "surrogateescape").split("\n")  # comments may hold others that end lines
+    lines = text.decode("utf-8", "surrogateescape").split(
+        "\n"
+    )  # comments may hold others that end lines
     if "*raw" not in lines or "COMMIT" not in lines:
         said = lines[0] or "nothing"
         raise HostError(f"`{command}` prints no raw table but: {said.lstrip('# ')}")
