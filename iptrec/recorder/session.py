@@ -75,7 +75,7 @@ def record(
     outside = netns.moved(path)
     report = Report(Progress(), progress)
     try:
-        with waking(beside_command=bool(options.command)) as wake, Findings() as findings:
+        with waking() as wake, Findings() as findings:
             elsewhere = path is not None and not options.inside
             command = Command(
                 options.command, outside if elsewhere else None, options.command_stdout
@@ -259,7 +259,7 @@ class _Session:
                 lists = Lists(evidence, self._ways)
                 found = self._keep(child)
                 lists.begin(found, since_ns)
-                self._command.start(inserted)
+                self._start(inserted)
                 loop = self._loop(lists, found["owners"])
                 self._begin(begun)
                 loop.run()
@@ -280,6 +280,16 @@ class _Session:
             self._findings.take()
             evidence.streams.finish()
             self._keep(again)
+
+    def _start(self, inserted: Undo) -> None:
+        """Start the command, unless somebody stops us before it could hear of that."""
+        command, wake = self._options.command, self._wake
+        if command and (stopped := wake.stopped()):
+            self._report.note(f"{command[0]} was not started: {stopped} came before")
+        elif command:
+            self._command.start(inserted)
+            wake.stopped()  # what came until now
+            wake.beside_command = True
 
     def _loop(self, lists: Lists, owners: bytes) -> Loop:
         watches = [one.watch for one in self._backends]

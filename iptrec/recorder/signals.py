@@ -17,30 +17,32 @@ class Wake:
     """The end of a pipe that a byte arrives in for each signal (signal.set_wakeup_fd).
 
     ``copies``: how often SIGUSR1 came since somebody set it to 0. ``beside_command``: Ctrl-C reaches a command
-    as well, whose end decides.
+    as well, whose end decides; to be set when that has been started.
     """
 
-    def __init__(self, descriptor: int, *, beside_command: bool) -> None:
+    def __init__(self, descriptor: int) -> None:
         self.copies = 0
+        self.beside_command = False
         self._descriptor = descriptor
-        self._stops = {*_STOPS} - ({signal.SIGINT} if beside_command else set())
+        self._stopped = ""
 
     def fileno(self) -> int:
         """For poll."""
         return self._descriptor
 
     def stopped(self) -> str:
-        """Take what came; the name of the signal that stops the recording, "" if none does."""
+        """Take what came; the name of the first signal that stops the recording, "" if none has."""
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self._descriptor, 64):
                 self.copies += number == signal.SIGUSR1
-                if number in self._stops:
-                    return signal.Signals(number).name
-        return ""
+                of_command = self.beside_command and number == signal.SIGINT
+                if number in _STOPS and not of_command:
+                    self._stopped = self._stopped or signal.Signals(number).name
+        return self._stopped
 
 
 @contextlib.contextmanager
-def waking(*, beside_command: bool = False) -> Iterator[Wake]:
+def waking() -> Iterator[Wake]:
     """Let signals wake the loop and interrupt nothing else; afterwards they are as they were."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     ours = [*_STOPS, signal.SIGCHLD, signal.SIGUSR1]
@@ -49,7 +51,7 @@ def waking(*, beside_command: bool = False) -> Iterator[Wake]:
     before = {number: signal.signal(number, lambda *_: None) for number in ours}
     descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
-        yield Wake(reading, beside_command=beside_command)
+        yield Wake(reading)
     finally:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
