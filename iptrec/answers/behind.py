@@ -10,6 +10,7 @@ import numpy as np
 
 from iptrec.answers.answered import Answers
 from iptrec.answers.explained import explained, is_of_routing
+from iptrec.answers.last_seen import has_source_route
 from iptrec.answers.received import Received
 from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
@@ -142,8 +143,11 @@ class Behind:
         return explained(end, self._ends.routed(self._window, position, packet))
 
     def _asked_about(self, outcome: Outcome, position: int, packet: Traversal) -> End | None:
-        """What the kernel answered about a packet that it was to route."""
-        row = self._window.assembly.events(position)[-1]
+        """What the kernel answered about a packet that it was to route: of one without a way of its own."""
+        row = int(self._window.assembly.events(position)[-1])
+        bits = self._window.events.packet(row)
+        if bits and bits[0] >> 4 == 4 and has_source_route(bits) is not False:  # noqa: PLR2004
+            return None
         indev = int(self._window.events.indev[row])
         return self._asked.of(self._window.resolver, outcome.path, packet.steps[-1], indev)
 

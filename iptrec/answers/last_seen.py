@@ -41,6 +41,7 @@ _TCP, _UDP = 6, 17
 _SIX, _HEADER6 = 6, 40
 _END_OF_OPTIONS, _NO_OPERATION = 0, 1
 _SOURCE_ROUTES: Final = (131, 137)
+_POINTER: Final = 2  # where an option has it that points to the next address, which is 4 at least
 _OFFSET: Final = 0x1FFF  # IP_OFFSET
 
 
@@ -150,23 +151,35 @@ def _arrived(facts: Facts, bits: bytes, iif: int, in_: str) -> Arrived | None:
         strict=six and (dst.is_multicast or dst.is_link_local or dst.is_loopback),
     )
     length = int.from_bytes(bits[4:6] if six else bits[2:4], "big") + (_HEADER6 if six else 0)
+    source_route = False if six else has_source_route(bits)
+    if source_route is None:
+        return None
     return Arrived(
         flow,
         None if hidden[hops] else bits[7] if six else bits[8],
         length,
         True if six else bool(bits[6] & 0x40),
-        source_route=not six and _has_source_route(bits[20 : (bits[0] & 15) * 4]),
+        source_route=source_route,
     )
 
 
-def _has_source_route(options: bytes) -> bool:
-    """Whether LSRR or SSRR is among options of IPv4 (RFC 791, 3.1)."""
+def has_source_route(bits: bytes) -> bool | None:
+    """Whether LSRR or SSRR is among the options of a packet of IPv4 (RFC 791, 3.1).
+
+    None: they are cut, or broken, and the kernel drops it for that (ip_options_compile, net/ipv4/ip_options.c).
+    """
+    size = (bits[0] & 15) * 4
+    options, found = bits[20:size], False
     while options and options[0] != _END_OF_OPTIONS:
-        if options[0] in _SOURCE_ROUTES:
-            return True
         size = 1 if options[0] == _NO_OPERATION else options[1] if len(options) > 1 else 0
-        options = options[size:] if size else b""
-    return False
+        if not size or size > len(options) or (size == 1 and options[0] != _NO_OPERATION):
+            return None
+        if options[0] in _SOURCE_ROUTES:
+            if found or size <= _POINTER or options[_POINTER] <= _POINTER + 1:
+                return None
+            found = True
+        options = options[size:]
+    return found
 
 
 def _ports(bits: bytes, at: int, protocol: int) -> tuple[int | None, int | None]:

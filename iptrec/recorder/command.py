@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
 
+    from iptrec.recorder.signals import Wake
+
 
 class Command:
     """Runs in the namespace ``outside`` (a descriptor; None: where we are), as whoever made this object.
@@ -30,13 +32,16 @@ class Command:
         self._groups = os.getgroups()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def start(self, undo: ExitStack) -> None:
+    def start(self, undo: ExitStack, wake: Wake) -> str:
         """Start it; ``undo`` ends it. Raises `UsageError` where it cannot be run.
 
-        To be called while the process has no threads: that makes preexec_fn safe.
+        Not where a signal came that it could not hear of: that one's name, else "". To be called while the
+        process has no threads: that makes preexec_fn safe.
         """
         if not self._arguments:
-            return
+            return ""
+        if stopped := wake.stopped():
+            return stopped
         try:
             child = subprocess.Popen(
                 self._arguments,
@@ -58,6 +63,9 @@ class Command:
             ) from None
         self._child = child
         undo.callback(child.terminate)  # does nothing to one that has ended
+        wake.stopped()  # what came until now stops us as well
+        wake.beside_command = True
+        return ""
 
     def ended(self) -> bool:
         """Whether it has ended."""

@@ -96,9 +96,8 @@ class Loop:
     def run(self) -> None:
         """Until there is a reason to stop."""
         progress, streams = self._progress, self._streams
-        progress.reason = self._wake.stopped()  # while all was made ready
         while not progress.reason:
-            ready = dict(self._poll.poll(self._timeout_ms()))
+            ready = dict(self._poll.poll(0 if self._wake.stop else self._timeout_ms()))
             fetched = streams.fetch()
             if ready.keys() - streams.event_sockets:
                 self._take_the_rest(ready)

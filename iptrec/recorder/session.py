@@ -259,7 +259,8 @@ class _Session:
                 lists = Lists(evidence, self._ways)
                 found = self._keep(child)
                 lists.begin(found, since_ns)
-                self._start(inserted)
+                if stopped := self._command.start(inserted, self._wake):
+                    self._report.note(f"the command was not started: {stopped} came before")
                 loop = self._loop(lists, found["owners"])
                 self._begin(begun)
                 loop.run()
@@ -280,16 +281,6 @@ class _Session:
             self._findings.take()
             evidence.streams.finish()
             self._keep(again)
-
-    def _start(self, inserted: Undo) -> None:
-        """Start the command, unless somebody stops us before it could hear of that."""
-        command, wake = self._options.command, self._wake
-        if command and (stopped := wake.stopped()):
-            self._report.note(f"{command[0]} was not started: {stopped} came before")
-        elif command:
-            self._command.start(inserted)
-            wake.stopped()  # what came until now
-            wake.beside_command = True
 
     def _loop(self, lists: Lists, owners: bytes) -> Loop:
         watches = [one.watch for one in self._backends]

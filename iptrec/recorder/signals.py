@@ -16,15 +16,15 @@ _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Wake:
     """The end of a pipe that a byte arrives in for each signal (signal.set_wakeup_fd).
 
-    ``copies``: how often SIGUSR1 came since somebody set it to 0. ``beside_command``: Ctrl-C reaches a command
-    as well, whose end decides; to be set when that has been started.
+    ``copies``: how often SIGUSR1 came since somebody set it to 0. ``stop``: what `stopped` gave last.
+    ``beside_command``: Ctrl-C reaches a command as well, whose end decides; to be set when it has been started.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.copies = 0
         self.beside_command = False
         self._descriptor = descriptor
-        self._stopped = ""
+        self.stop = ""
 
     def fileno(self) -> int:
         """For poll."""
@@ -37,8 +37,8 @@ class Wake:
                 self.copies += number == signal.SIGUSR1
                 of_command = self.beside_command and number == signal.SIGINT
                 if number in _STOPS and not of_command:
-                    self._stopped = self._stopped or signal.Signals(number).name
-        return self._stopped
+                    self.stop = self.stop or signal.Signals(number).name
+        return self.stop
 
 
 @contextlib.contextmanager

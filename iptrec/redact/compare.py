@@ -24,7 +24,9 @@ _TOKENS: Final = re.compile(r"[^\s\"',;()\[\]{}=<>]+|[\s\"',;()\[\]{}=<>]+")
 _IT_IS: Final = re.compile(r"^(.*) \(it is (.*)\)$", re.DOTALL)
 # What compares a checksum or bytes of a payload, as th does where a protocol has no ports
 _BYTES: Final = re.compile(r"checksum|csum|@(?:ll|nh|th|ih),|\bth [sd]port\b|--u32|--bytecode")
-_ESCAPED: Final = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U000[0-9a-f]{5}|U0010[0-9a-f]{4})")
+_ESCAPED: Final = re.compile(
+    r"\\(?:[xuU])((?<=x)[0-9a-f]{2}|(?<=u)[0-9a-f]{4}|(?<=U)00(?:0[0-9a-f]|10)[0-9a-f]{4})"
+)
 _SUMS: Final = frozenset({"csum", "checksum"})
 _NAMES: Final = frozenset(
     {
@@ -163,4 +165,4 @@ def _between(text: str) -> list[str]:
 
 def _plain(text: str) -> str:
     """Without the escapes of `iptrec.views.escape`."""
-    return _ESCAPED.sub(lambda one: chr(int(one[0], 0)), text)
+    return _ESCAPED.sub(lambda one: chr(int(one[1], 16)), text)

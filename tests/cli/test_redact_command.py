@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import iptrec
+from handmade import RAW, HandMade, udp, written
 
 from iptrec.cli import redact_check
 from iptrec.redact import packets
@@ -195,3 +196,14 @@ def test_the_check_of_a_long_one_finds_what_differs(tmp_path, monkeypatch):
     done = iptrec("redact", SAMPLES / "ipv6.db", "-o", tmp_path / "x.db", "--check")
     assert done.returncode == 1
     assert not (tmp_path / "x.db").exists()
+
+
+@pytest.mark.parametrize("mark", ["\u202e", "\u2029", "\x1b", "\U000e0041"])
+def test_the_check_reads_what_is_shown_of_a_character_that_is_not(tmp_path, mark):
+    """Rules are shown with escapes in their place, which are no words of the rule's."""
+    comment = f'-A INPUT -p udp -m comment --comment "a{mark}b c" -j DROP'
+    made = HandMade().ruleset(f"{RAW}*filter\n:INPUT ACCEPT [0:0]\n{comment}\nCOMMIT\n")
+    made.events([("raw:PREROUTING:policy:2", udp(), {}), ("filter:INPUT:rule:1", udp(), {})])
+    path = written(tmp_path / "t.db", made)
+    done = iptrec("redact", path, "-o", tmp_path / "shared.db", "--check")
+    assert (done.returncode, "1 packets with equal" in done.stderr) == (0, True), done.stderr

@@ -377,9 +377,9 @@ def take_the_stage(monkeypatch, made=None):
         monkeypatch.setattr(session, name, fake)
     start = session.Command.start
 
-    def started(command, undo):
+    def started(command, undo, wake):
         stage.meet("start")
-        start(command, undo)
+        return start(command, undo, wake)
 
     monkeypatch.setattr(session.Command, "start", started)
     return stage
