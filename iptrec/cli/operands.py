@@ -208,12 +208,31 @@ def _recorded(operand: str, words: Printed | None, *, utc: bool) -> Operand:
             time_ns = FIRST_NS
         elif when not in ("", "end"):
             time_ns = moment(recording, f"{path}@", when, utc=utc)
+        if time_ns is not None and words in ("nft", "nft -j"):
+            _tell_changing(recording, operand, time_ns)
         try:
             return at(recording, time_ns, words)
         except RecordingError as error:
             if words != "nft -j":
                 raise
             raise UsageError(f"{path}: {error}") from None
+
+
+def _tell_changing(recording: Recording, operand: str, time_ns: int) -> None:
+    """On stderr, where the rules may have changed since nft printed those that are compared."""
+    from iptrec.rulesets import nft
+    from iptrec.views.escape import printable
+
+    namespace = next(iter(recording.namespaces), None)
+    for one in recording.rows.snapshots(nft.TEXT, nft.UNKNOWN):
+        own = namespace is not None and one.namespace == namespace.id
+        if own and one.after_ns is not None and one.after_ns <= time_ns < one.time_ns:
+            print(
+                f"iptrec diff: {printable(operand)}: the rules of nf_tables changed about then, and nft printed"
+                f" them {(one.time_ns - time_ns) / 1e9:.1f} s later; compared are those that it printed before",
+                file=sys.stderr,
+            )
+            return
 
 
 def at(recording: Recording, time_ns: int | None, words: Printed | None = None) -> Operand:
