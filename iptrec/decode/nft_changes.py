@@ -44,7 +44,7 @@ _SET_NAME, _SET_ID, _SET_HANDLE, _ELEMENTS_SET = 2, 10, 16, 2
 _EXPRESSION_NAME, _EXPRESSION_DATA, _CONSUMED = 1, 2, 4
 _COUNTING: Final = {b"counter\0", b"last\0"}
 _ANONYMOUS: Final = re.compile(rb"__(?:set|map|objmap)\d+")
-_ANONYMOUS_CHAIN: Final = "__chain"
+ANONYMOUS_CHAIN: Final = "__chain"  # what the kernel calls one begins so
 _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 
 
@@ -158,7 +158,7 @@ def _edit(
         return Edit(kind, table, handle, flags=_number(found.get(_TABLE_FLAGS)))
     of_rule = kind in (NEW_RULE, DELETE_RULE)
     chain = text(found.get(_RULE_CHAIN if of_rule else _CHAIN_NAME, b""))
-    if chain.startswith(_ANONYMOUS_CHAIN):
+    if chain.startswith(ANONYMOUS_CHAIN):
         return None
     if not of_rule:
         return Edit(kind, table, _number(found.get(_CHAIN_HANDLE)), chain, hook=_hook(found))
@@ -207,7 +207,7 @@ def _content(
 ) -> object:
     """What the text of a rule is made of, without what it has counted; None where that is not all here."""
     expressions = rule.get(_RULE_EXPRESSIONS, b"")
-    if _ANONYMOUS_CHAIN.encode() in expressions:
+    if ANONYMOUS_CHAIN.encode() in expressions:
         return None
     named = [sets.get((table, one)) for one in _ANONYMOUS.findall(expressions)]
     if None in named:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.path_counts import Count
+from iptrec.decode.nft_changes import ANONYMOUS_CHAIN
 from iptrec.views.escape import printable
 from iptrec.views.info import UNTRACED
 from iptrec.views.style import wrapped
@@ -24,6 +25,7 @@ FORMAT: Final = 1
 _HEADS: Final = ("num", "pkts", "bytes", "first", "last")
 _NUMBERS: Final = 3  # of these are numbers, the others times
 _UNSURE: Final = "rules that cannot be told: they changed just then, or were not known"
+_ANONYMOUS: Final = "rules of an anonymous chain, which nft does not number"
 
 
 def as_json(table: TableCount) -> Iterator[str]:
@@ -88,7 +90,8 @@ def _lines(table: TableCount, when: Callable[[int], str]) -> Iterator[tuple[Sequ
             number = "gone" if one.number is None else f"#{one.number}"
             yield _cells(number, one.count, when, none), _text(one, untraced)
         if chain in table.unsure:
-            yield _cells("?", table.unsure[chain], when), _UNSURE
+            text = _ANONYMOUS if chain.startswith(ANONYMOUS_CHAIN) else _UNSURE
+            yield _cells("?", table.unsure[chain], when), text
 
 
 def _name(table: TableCount) -> str:

@@ -44,5 +44,8 @@ def test_what_is_never_reached(lab, tmp_path, case):
     assert [one["packets"] for one in chain["rules"][1:]] == counted
     assert [one["unreachable_after"] for one in chain["rules"]] == [None, after, after]
     assert (counted == [0, 0]) == (after is not None)
+    text = lab.run([*IPTREC, "rules", "--table", "inet fw", trace]).stdout
+    assert "rules of an anonymous chain, which nft does not number" in text
+    assert "they changed just then" not in text
     shown = lab.run([*IPTREC, "show", "--json", trace]).stdout.splitlines()
     assert all(json.loads(line)["complete"] for line in shown)
