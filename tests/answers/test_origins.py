@@ -191,7 +191,7 @@ def test_a_rule_of_megabytes():
         is None
     )
     assert found(Decider("filter", "a" * 1_000_000, False, "DROP", LONG, None), {}) is None
-    assert found(Decider("filter", "DOCKER", False, "DROP", LONG, None), {}) == "docker/unpublished"
+    assert found(Decider("filter", "DOCKER-USER", False, "DROP", LONG, None), {}) == "docker/user"
 
 
 NAMES = st.text(max_size=30) | st.sampled_from(
