@@ -145,8 +145,7 @@ class Behind:
     def _asked_about(self, outcome: Outcome, position: int, packet: Traversal) -> End | None:
         """What the kernel answered about a packet that it was to route: of one without a way of its own."""
         row = int(self._window.assembly.events(position)[-1])
-        bits = self._window.events.packet(row)
-        if bits and bits[0] >> 4 == 4 and has_source_route(bits) is not False:  # noqa: PLR2004
+        if has_source_route(self._window.events.packet(row)) is not False:
             return None
         indev = int(self._window.events.indev[row])
         return self._asked.of(self._window.resolver, outcome.path, packet.steps[-1], indev)

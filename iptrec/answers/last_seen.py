@@ -151,7 +151,7 @@ def _arrived(facts: Facts, bits: bytes, iif: int, in_: str) -> Arrived | None:
         strict=six and (dst.is_multicast or dst.is_link_local or dst.is_loopback),
     )
     length = int.from_bytes(bits[4:6] if six else bits[2:4], "big") + (_HEADER6 if six else 0)
-    source_route = False if six else has_source_route(bits)
+    source_route = has_source_route(bits)
     if source_route is None:
         return None
     return Arrived(
@@ -164,12 +164,13 @@ def _arrived(facts: Facts, bits: bytes, iif: int, in_: str) -> Arrived | None:
 
 
 def has_source_route(bits: bytes) -> bool | None:
-    """Whether LSRR or SSRR is among the options of a packet of IPv4 (RFC 791, 3.1).
+    """Whether a packet is of IPv4 and has LSRR or SSRR among its options (RFC 791, 3.1).
 
     None: they are cut, or broken, and the kernel drops it for that (ip_options_compile, net/ipv4/ip_options.c).
     """
-    size = (bits[0] & 15) * 4
-    options, found = bits[20:size], False
+    if not bits or bits[0] >> 4 != 4:  # noqa: PLR2004
+        return False
+    options, found = bits[20 : (bits[0] & 15) * 4], False
     while options and options[0] != _END_OF_OPTIONS:
         size = 1 if options[0] == _NO_OPERATION else options[1] if len(options) > 1 else 0
         if not size or size > len(options) or (size == 1 and options[0] != _NO_OPERATION):

@@ -13,7 +13,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Final, Self
 
-from iptrec import interrupts
+from iptrec.cli.output import publish
 from iptrec.errors import RecordingError, UsageError, strerror
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class Gzipped:
                 with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
                     shutil.copyfileobj(source, packed, 1 << 20)
                 size = file.tell()
-            interrupts.come_too_late()
-            self._draft.publish(replace=self._force)
+            publish(self._draft, replace=self._force)
         except FileExistsError:
             raise RecordingError(
                 f"{self._output} exists by now: the recording is {self.part}"

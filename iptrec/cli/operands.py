@@ -223,9 +223,9 @@ def _tell_changing(recording: Recording, operand: str, time_ns: int) -> None:
     from iptrec.rulesets import nft
     from iptrec.views.escape import printable
 
-    namespace = next(iter(recording.namespaces), None)
+    namespaces = [one.id for one in recording.namespaces][:1]
     for one in recording.rows.snapshots(nft.TEXT, nft.UNKNOWN):
-        own = namespace is not None and one.namespace == namespace.id
+        own = one.namespace in namespaces
         if own and one.after_ns is not None and one.after_ns <= time_ns < one.time_ns:
             print(
                 f"iptrec diff: {printable(operand)}: the rules of nf_tables changed about then, and nft printed"

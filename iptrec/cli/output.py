@@ -84,8 +84,7 @@ def exported(
             with draft.stream() as file:
                 yield file
             if not grows:
-                interrupts.come_too_late()
-                draft.publish(replace=force)
+                publish(draft, replace=force)
 
 
 @contextlib.contextmanager
@@ -103,8 +102,7 @@ def built(output: str, recording: str, *, force: bool, mode: str = "") -> Iterat
                 private.place()  # SQLite sorts there
                 draft = stack.enter_context(Draft(target, named=True, mode=_mode(mode)))
                 yield draft
-                interrupts.come_too_late()
-                draft.publish(replace=force)
+                publish(draft, replace=force)
                 return
         if stream is None:
             stream = stack.enter_context(exported(output, recording, force=force, mode=mode))
@@ -129,8 +127,13 @@ def directory(
             _check_export(target)
         with DraftDirectory(target, mode=_mode(mode)) as draft:
             yield draft
-            interrupts.come_too_late()
-            draft.publish(replace=force)
+            publish(draft, replace=force)
+
+
+def publish(draft: Draft | DraftDirectory, *, replace: bool) -> None:
+    """Give what is made its name; from then on it is done, whatever signal comes."""
+    interrupts.come_too_late()
+    draft.publish(replace=replace)
 
 
 @contextlib.contextmanager

@@ -7,11 +7,11 @@ is said to be so.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from iptrec.decode import packet
+from iptrec.decode.rulesets.iptables_save import WORD
 from iptrec.matching.facts import Clause, Judgement, protocol_number
 from iptrec.matching.field import AbsentError
 from iptrec.matching.iptables_options import ALL, CORE, MODULES, Option
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from iptrec.matching.bits import Bits
     from iptrec.matching.facts import Facts
 
-_WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 _OF_PROTOCOLS: Final = {
     1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmp6", 132: "sctp", 136: "udplite",
 }  # fmt: skip
@@ -252,7 +251,7 @@ def _owner(matches: list[Match], word: str) -> Match:
 
 def _options(spec: str) -> Iterator[tuple[str, str, bool]]:
     """(option, value, negated) of each option before the target."""
-    words = _WORD.findall(spec)
+    words = WORD.findall(spec)
     negated, at = False, 0
     while at < len(words) and words[at] not in ("-j", "-g"):
         word = words[at]

@@ -11,6 +11,7 @@ import operator
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from iptrec.decode.rulesets.iptables_save import WORD
 from iptrec.matching.field import AbsentError
 from iptrec.matching.iptables_sctp import has_chunks
 from iptrec.matching.rewrites import first_written
@@ -220,7 +221,7 @@ def _u32(location: str, ranges: str, facts: Facts) -> bool:
 @_known
 def text(value: str, facts: Facts) -> bool:
     """``--string`` with what belongs to it: all of it is between ``--from`` and ``--to``."""
-    words = re.findall(r'"(?:[^"\\]|\\.)*"|\S+', value)
+    words = WORD.findall(value)
     options = dict(zip(words[1::2], words[2::2], strict=False))
     pattern, found = _pattern(words[0]), data(facts)
     if "--icase" in words:

@@ -41,11 +41,11 @@ class Copies:
         """
         alone, cloned, group = records.alone[some], records.cloned[some], records.group[some]
         many = flags.of_socket[some] & ~alone
-        many &= group | self._broadcast(np.where(many, records.to[some], -1))
+        to_all = group | self._broadcast(np.where(many | bridged, records.to[some], -1))
+        many &= to_all
         taken = flags.receiving[some] & group & cloned & single
         taken &= bridged | self._routes_groups  # else no other one can have been forwarded
         # A bridge sends it out by its ports as well, and whoever took it there may have let go of it by now.
-        to_all = group | self._broadcast(np.where(bridged, records.to[some], -1))
         taken |= bridged & single & to_all
         # What is forwarded gets bytes of its own, so it was cloned afterwards; so may each copy of a multicast.
         leaving = flags.leaving[some]

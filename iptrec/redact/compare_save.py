@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.rulesets.iptables_save import WORD
 from iptrec.redact.names import public
 from iptrec.redact.words import NUMBER
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from iptrec.redact.pairs import Pairs
 
-_WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"|\S+', re.ASCII)  # other blanks are of names
 _QUOTED: Final = re.compile(r'".*"', re.DOTALL)
 _ESCAPED: Final = re.compile(r"\\(.)")
 _OPTION: Final = re.compile(r"-[A-Za-z]|--[A-Za-z0-9][\w-]*")
@@ -65,8 +65,8 @@ class SaveRules:
 
     def rule(self, before: str, after: str) -> Iterator[str]:
         """Which options of a rule, or of a part of one, differ."""
-        old, new = _WORD.findall(before), _WORD.findall(after)
-        if len(old) != len(new) or _WORD.sub("", before) != _WORD.sub("", after):
+        old, new = WORD.findall(before), WORD.findall(after)
+        if len(old) != len(new) or WORD.sub("", before) != WORD.sub("", after):
             yield WORDS
             return
         option, place, last = "", 0, ""

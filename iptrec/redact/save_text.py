@@ -10,6 +10,7 @@ import io
 import re
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.rulesets.iptables_save import WORD
 from iptrec.errors import UsageError
 from iptrec.redact.maps import UntrueError
 from iptrec.redact.names import public
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from iptrec.redact.maps import Maps
 
-_WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"|\S+', re.ASCII)  # other blanks are of names
 _NAMES: Final = frozenset(
     {"-A", "-N", "-P", "-j", "-g", "-E", "-X", "--jump", "--goto", "-i", "-o", "--in-interface",
     "--out-interface", "--physdev-in", "--physdev-out", "--match-set", "--add-set", "--del-set", "--map-set",
@@ -99,7 +99,7 @@ class SaveText:
 
     def _mapped(self, text: str, *, ipv6: bool) -> Iterator[str]:
         at, option, second, before = 0, "", "", ""
-        for found in _WORD.finditer(text):
+        for found in WORD.finditer(text):
             yield text[at : found.start()]
             at = found.end()
             word = found[0]

@@ -17,8 +17,9 @@ from iptrec.errors import RecordingError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+', re.DOTALL | re.ASCII)
-_WORD: Final = re.compile(r"\S+", re.ASCII)  # a name may hold other blanks
+# Words of a rule, of which a quoted one may hold anything; a name may hold blanks that are not ASCII's.
+WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+', re.DOTALL | re.ASCII)
+_UNQUOTED: Final = re.compile(r"\S+", re.ASCII)
 _QUOTED: Final = re.compile(r'(?<= )"(?:[^"\\]|\\.)*"(?= |$)')
 _ONE_QUOTED: Final = re.compile(r'[^"]* "[^"\\]*"(?: [^"]*)?')  # what most comments are
 _CLOSES: Final = re.compile(r'(?<!\\)(?:\\\\)*"(?= |$)')
@@ -148,7 +149,7 @@ def _leaves_open(line: str, *, inside: bool) -> bool:
 
 
 def _declaration(line: str, number: int) -> tuple[str, str | None]:
-    words = _WORD.findall(line[1:])
+    words = _UNQUOTED.findall(line[1:])
     if len(words) < 2:  # noqa: PLR2004 - name and policy
         raise _unreadable(number, f"{line[:60]!r} declares no chain")
     return words[0], None if words[1] == "-" else words[1]
@@ -170,7 +171,7 @@ def _rule(line: str, number: int) -> tuple[str, Rule]:
 
 def _read_spec(spec: str, counters: tuple[int, int] | None) -> Rule:
     """Find target, arguments and comment; quoted words are never mistaken for options."""
-    words = (_TOKEN if '"' in spec else _WORD).findall(spec)
+    words = (WORD if '"' in spec else _UNQUOTED).findall(spec)
     at = _jump(words)
     comment = None
     if "--comment" in words[:at]:

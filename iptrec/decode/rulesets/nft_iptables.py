@@ -8,16 +8,16 @@ match or target of x_tables, which nft does not look into, counts by its name.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.decode.rulesets.iptables_save import WORD
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from iptrec.decode.rulesets.types import Rule
 
-_WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+', re.DOTALL)
 # Matches that iptables-nft makes without x_tables: each of their options is a condition of its own.
 _NATIVE: Final = frozenset({"tcp", "udp", "mark", "limit"})
 _REAL: Final = {
@@ -190,7 +190,7 @@ def _printed(spec: str, opaque: Collection[str]) -> Iterator[str]:
     """
     options: list[list[str]] = []
     negated = False
-    for word in _WORD.findall(spec):
+    for word in WORD.findall(spec):
         if word == "!":
             negated = True
         elif word.startswith("-") or not options:

@@ -35,7 +35,7 @@ _JSON_USED: Final = re.compile(rb', ?"used": ?\d+, ?"used_unit": ?"\w+"')
 _COUNTER: Final = re.compile(rb"counter packets \d+ bytes \d+")
 _COUNTS: Final = re.compile(r"packets \d+ bytes \d+")
 _HANDLED: Final = re.compile(r"^\t.* # handle \d+$", re.MULTILINE)
-_FLAGS: Final = frozenset({"dormant", "owner", "persist"})  # of tables
+_FLAGS: Final = ("dormant", "owner", "persist")  # of tables
 UNNAMED_FLAG: Final = "flags of which nft -j did not print the name"
 # Of the JSON: names are the object's own, the rest changes by itself.
 _NO_DEFINITION: Final = frozenset({
@@ -189,7 +189,7 @@ def of_json(listing: bytes) -> dict[TableName, list[Object]]:
 
 def _of_table(value: dict[str, Any]) -> Iterator[str]:
     flags = value.get("flags")
-    told = [one for one in (flags if isinstance(flags, list) else [flags]) if one in (*_FLAGS,)]
+    told = [one for one in (flags if isinstance(flags, list) else [flags]) if one in _FLAGS]
     if "flags" in value:
         yield f"flags {','.join(told)}" if told else UNNAMED_FLAG
     if "comment" in value:
