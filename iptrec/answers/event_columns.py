@@ -43,6 +43,7 @@ class Columns:
         self.moment_ns: list[int] = window.moment_ns[rows].tolist()
         self.stamp_ns: list[int] = events.stamp_ns[rows].tolist()
         self.sent_ns: list[int] = events.sent_ns[rows].tolist()
+        self.estimated: list[bool] = events.estimated[rows].tolist()
         self.mark: list[int] = events.mark[rows].tolist()
         self.indev: list[int] = events.indev[rows].tolist()
         self.outdev: list[int] = events.outdev[rows].tolist()

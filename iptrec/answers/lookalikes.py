@@ -94,8 +94,9 @@ def shapes(
     odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), shown.first)
     related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
     look = numbered(
-        headers.kind + 1, changes + 1, shown.mark, *shown.ct(), *shown.interfaces(interfaces)
-    )
+        headers.kind + 1, changes + 1, shown.mark, shown.estimated, *shown.ct(),
+        *shown.interfaces(interfaces),
+    )  # fmt: skip
     path = numbered(
         shown.outcome,
         link >= 0,
@@ -150,6 +151,7 @@ class _ShownEvents:
             events.stamp_ns[rows] != 0, events.stamp_ns[rows], events.sent_ns[rows]
         )
         self.mark = events.mark[rows]
+        self.estimated = events.estimated[rows].astype(np.int8)
         self._ct_id = events.conntrack[rows]
         families = [window.resolver.families[one.path[0]] for one in assembly.outcomes]
         ipv6 = np.array([one == "ipv6" for one in families])[self.outcome]

@@ -404,12 +404,9 @@ class _Builder:
             if out != before.out:
                 changed["out"] = before.out, out
             if header is not before.header:
-                # nf_tables dumps less of a packet.
-                told = (
-                    before.header | header
-                    if backend == before.backend
-                    else [name for name in before.header if name in header]
-                )
+                told = before.header | header
+                if backend != before.backend:  # nf_tables dumps less of a packet
+                    told = {name: None for name in before.header if name in header}
                 changed |= {
                     name: (before.header.get(name), header.get(name))
                     for name in told
@@ -417,6 +414,7 @@ class _Builder:
                 }
         return Step(
             time_ns=columns.time_ns(at),
+            time_estimated=columns.estimated[at],
             table=place.table,
             chain=place.chain,
             type=step_type(place),

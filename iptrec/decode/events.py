@@ -44,6 +44,7 @@ class TraceEvents:
     message: I64  # offset of the message's netlink header
     received_ns: I64  # of that datagram, as recorded
     sent_ns: I64  # when the kernel sent it, as far as that is known; not after it was received
+    estimated: Mask  # nobody noted that, though it was of others: ``sent_ns`` is between theirs
     stamp_ns: I64  # NFULA_TIMESTAMP since the epoch; 0: none, or after the year 2106
     seq: I64  # NFULA_SEQ; -1: none
     family: npt.NDArray[np.uint8]  # nfgen_family: AF_INET 2, AF_BRIDGE 7, AF_INET6 10

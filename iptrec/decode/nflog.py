@@ -83,6 +83,7 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
         head=columns["datagram"],
         received_ns=received_ns[columns["datagram"]],
         sent_ns=received_ns[columns["datagram"]],
+        estimated=np.zeros(len(columns["datagram"]), np.bool_),
         sites=list(prefixes),
         generations=generations.NONE,
         undecoded=np.flatnonzero(undecoded),

@@ -137,6 +137,7 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
         head=datagram[columns.pop("head")],
         received_ns=received_ns[datagram],
         sent_ns=received_ns[datagram],
+        estimated=np.zeros(len(datagram), np.bool_),
         generations=generations,
         undecoded=np.flatnonzero(undecoded),
         **columns,

@@ -222,12 +222,13 @@ class Assembler:
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self.resolver.resolve(located, earliest, latest)
         moment = clock.moments(events, of_events)
-        guessed = clock.guessed(events, of_events)
+        estimated = clock.estimated(events, of_events)
         events = replace(
             events,
             hook=self.resolver.hooks(events, resolved),
             received_ns=received[events.datagram],
-            sent_ns=np.where(guessed, moment, events.sent_ns),
+            sent_ns=np.where(estimated, moment, events.sent_ns),
+            estimated=estimated,
         )
         whole = partial(self._whole, earliest, events.received_ns)
         logged = Logged(earliest, events.received_ns, of_events.cpu, whole)

@@ -120,7 +120,7 @@ def moments(events: TraceEvents, receipt: Receipt) -> I64:
     return np.where(_stamped(events), events.stamp_ns, guess)
 
 
-def guessed(events: TraceEvents, receipt: Receipt) -> Mask:
+def estimated(events: TraceEvents, receipt: Receipt) -> Mask:
     """Of which events that is not their own time, though others have theirs; shape (n,)."""
     return receipt.missed & ~_stamped(events)
 

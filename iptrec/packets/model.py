@@ -80,7 +80,8 @@ class Step:
 
     ``changed``: what differs in the packet (JSON header names, "mark", "in", "out") at this step from
     the step before, as (old, new). ``backend``: whose rule it is, where a recording holds both. ``ct``: None
-    where the kernel told nothing of it.
+    where the kernel told nothing of it. ``time_estimated``: when the kernel sent it was not noted, though it
+    was of the events around it: ``time_ns`` is between theirs.
     """
 
     time_ns: int
@@ -101,6 +102,7 @@ class Step:
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     backend: Backend | None = None
     ct: CtInfo | None = None
+    time_estimated: bool = False
 
 
 RelationKind = Literal[
@@ -187,6 +189,11 @@ class Traversal:
     gid: int | None = None
     owner: Owner | None = None
     unordered: tuple[Unordered, ...] = ()
+
+    @property
+    def time_estimated(self) -> bool:
+        """As `Step.time_estimated`: ``time_ns`` is that of the first step."""
+        return bool(self.steps) and self.steps[0].time_estimated
 
 
 class Placed(Protocol):

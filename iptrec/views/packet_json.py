@@ -46,6 +46,7 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "packet": traversal.number,
         "time": iso_time(traversal.time_ns),
         "time_ns": traversal.time_ns,
+        **_estimated(traversal),
         "family": traversal.family,
         "netns": traversal.netns,
         "in": traversal.in_,
@@ -77,6 +78,11 @@ def unordered(chains: Iterable[Unordered]) -> dict[str, Any]:
     """Chains of both backends whose order is not known; nothing where there are none."""
     found = [one._asdict() for one in chains]
     return {"unordered": found} if found else {}
+
+
+def _estimated(one: Traversal | Step) -> dict[str, bool]:
+    """That its time is not its own; nothing where it is."""
+    return {"time_estimated": True} if one.time_estimated else {}
 
 
 def owner(traversal: Traversal) -> dict[str, int | None]:
@@ -150,6 +156,7 @@ def _step(step: Step) -> dict[str, Any]:
     return {
         **backend,
         "time_ns": step.time_ns,
+        **_estimated(step),
         "table": step.table,
         "chain": step.chain,
         "type": step.type,

@@ -253,7 +253,7 @@ def _steps(traversal: Traversal, namespace: int, ids: dict[_Place, int]) -> Iter
         yield (
             traversal.number, number, one.time_ns, one.table, one.chain, one.type, one.rule, rule,
             one.target, one.mark, one.in_, one.out, one.physin, one.physout,
-            json.dumps(one.changed) if one.changed else None, *_ct(one.ct),
+            json.dumps(one.changed) if one.changed else None, *_ct(one.ct), int(one.time_estimated),
         )  # fmt: skip
 
 

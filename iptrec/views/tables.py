@@ -233,6 +233,7 @@ TABLES: Final = (
             _maybe(_text("ct_direction", "original or reply")),
             _maybe(_text("ct_state", "new, established, related or untracked, when it entered the base chain")),
             _maybe(_text("ct_status", "of the connection: confirmed, snat, dnat, assured, ...; empty: none")),
+            _number("time_estimated", "1: not noted by the kernel, but between the times of others; else 0"),
         ),
         ("packet", "step"),
         (("table_name", "chain", "rule"), ("rule_id",)),

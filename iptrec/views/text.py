@@ -118,13 +118,22 @@ def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list
 
 
 def _title(traversal: Traversal, layout: Layout) -> str:
-    words = [f"#{traversal.number}", iso_time(traversal.time_ns), kind(traversal)]
+    words = [
+        f"#{traversal.number}",
+        about(traversal) + iso_time(traversal.time_ns),
+        kind(traversal),
+    ]
     if traversal.netns is not None:
         words.append(f"netns={printable(traversal.netns)}")
     words.append(verdict(traversal, layout))
     if traversal.decided_by is not None:
         words.append(f"by {place_of(traversal.decided_by)}")
     return " ".join([*words, *remarks(traversal, layout, _time_of_day)])
+
+
+def about(traversal: Traversal) -> str:
+    """What stands before a time that is not the packet's own."""
+    return "~" if traversal.time_estimated else ""
 
 
 def verdict(traversal: Traversal, layout: Layout) -> str:

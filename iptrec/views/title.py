@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.packets.model import LOST, decided_at
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import endpoint
-from iptrec.views.text import MARK, end_words, kind, mark, place_of, remarks, verdict
+from iptrec.views.text import MARK, about, end_words, kind, mark, place_of, remarks, verdict
 
 if TYPE_CHECKING:
     from iptrec.packets.ends import End
@@ -63,7 +63,7 @@ def ends(packet: Traversal | Arrival) -> list[str]:
 def _line(
     traversal: Traversal, layout: Layout, ending: str, what: str, *, alone: bool = False
 ) -> str:
-    time = layout.clock.time(traversal.time_ns)
+    time = about(traversal) + layout.clock.time(traversal.time_ns)
     words = [f"#{traversal.number}", time, ending, what, *ends(traversal)]
     if traversal.netns is not None:
         words.append(f"netns={printable(traversal.netns)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from handmade import HandMade, udp
 
 from iptrec.answers.packets import Packets
 from iptrec.recording.packing import Notes
+from iptrec.views import json_lines, packet_json, text, title
+from iptrec.views.text import Layout
 
 RULES = (
     "*raw\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n*mangle\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n"
@@ -39,7 +42,7 @@ def recorded(noted, per_chunk):
         notes = Notes(np.array(times, np.int64), np.zeros(len(times), np.uint16))
         made.chunks_[index] = replace(chunk, notes=notes)
     made.streams = [replace(made.streams[0], detail={"tap": True})]
-    return list(Packets(made))
+    return made
 
 
 @pytest.mark.parametrize("per_chunk", [1, 3, 4, 7, 100])
@@ -56,7 +59,7 @@ def recorded(noted, per_chunk):
 )
 def test_times_of_a_packet_never_descend(noted, per_chunk):
     """Each event has its own time, or one between those of its neighbours, wherever chunks end."""
-    packets = recorded(noted, per_chunk)
+    packets = list(Packets(recorded(noted, per_chunk)))
     times = [step.time_ns for packet in packets for step in packet.steps]
     assert len(times) == len(noted)
     assert times == sorted(times)
@@ -65,3 +68,24 @@ def test_times_of_a_packet_never_descend(noted, per_chunk):
             assert time_ns == BEGUN + 1000 * number
         else:
             assert time_ns <= BEGUN + 1000 * number
+    told = [step.time_estimated for packet in packets for step in packet.steps]
+    assert told == [not known for known in noted]
+
+
+def test_views_say_which_times_are_estimated():
+    """In JSON, of one packet and of many alike; in text before the time of the packet."""
+    noted = ([True] * 4 + [False] * 4) * 10
+    made = recorded(noted, 100)
+    packets = list(Packets(made))
+    alone = [packet_json.as_object(packet) for packet in packets]
+    written = "".join(some for batch in Packets(made).batches() for some in json_lines.text(batch))
+    assert [json.loads(line) for line in written.splitlines()] == alone
+    for number, told in enumerate(alone):
+        estimated = number % 2 == 1
+        assert told.get("time_estimated", False) is estimated
+        assert {step.get("time_estimated", False) for step in told["steps"]} == {estimated}
+        for line in (
+            title.brief(packets[number], Layout()),
+            text.render(packets[number], Layout()),
+        ):
+            assert (" ~" in line.splitlines()[0]) is estimated

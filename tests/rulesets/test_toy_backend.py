@@ -46,7 +46,8 @@ class Toy:
         none, nothing = np.full(count, -1, np.int64), np.zeros(count, np.uint32)
         return TraceEvents(
             buffer=data, datagram=np.arange(count), head=np.arange(count), message=start,
-            received_ns=received_ns, sent_ns=received_ns, stamp_ns=np.zeros(count, np.int64), seq=none,
+            received_ns=received_ns, sent_ns=received_ns, estimated=none < 0,
+            stamp_ns=np.zeros(count, np.int64), seq=none,
             family=np.full(count, 2, np.uint8), hook=np.full(count, 255, np.uint8),
             protocol=np.full(count, 0x0800, np.uint16),
             site=site.astype(np.int32), sites=rules.tolist(), mark=nothing, indev=nothing,
