@@ -134,7 +134,7 @@ def test_times_at_the_seams_of_ring_and_socket():
         assert (found[sent_ns > 0] == sent_ns[sent_ns > 0]).all()
         assert (found[2:6] < 300 * MS).all()
         assert (known.sent[2:6] >= 300 * MS).all()
-        assert clock.guessed(events, known).tolist() == (sent_ns == 0).tolist()
+        assert clock.estimated(events, known).tolist() == (sent_ns == 0).tolist()
 
 
 def test_a_stamp_is_better_than_a_guess():
@@ -145,4 +145,4 @@ def test_a_stamp_is_better_than_a_guess():
     known = noted(np.full(5, 5000 * MS), [100 * MS, 0, 0, 0, 0], 0, MS)
     events = nflog.decode(b"".join(data), lengths, known.sent)
     assert moments(events, known).tolist() == [one * MS for one in (100, 200, 200, 300, 300)]
-    assert clock.guessed(events, known).tolist() == [False, False, True, False, True]
+    assert clock.estimated(events, known).tolist() == [False, False, True, False, True]
