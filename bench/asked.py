@@ -84,7 +84,18 @@ def measured(
         for key in ("ip_forward", "conf/all/rp_filter", "conf/to-a/rp_filter"):
             lab.sysctl(None, f"net/ipv4/{key}", int(key == "ip_forward"))
         lab.restore(None, "ipv4", RULES, backend)
-        options = ["record", "udp", "--backend", backend, "--family", "ipv4", "--drops", "no", "-o", output]
+        options = [
+            "record",
+            "udp",
+            "--backend",
+            backend,
+            "--family",
+            "ipv4",
+            "--drops",
+            "no",
+            "-o",
+            output,
+        ]
         recorder = lab.popen([sys.executable, *program, *options], stderr=subprocess.PIPE)
         until_it_says(b"recording to", recorder)
         before = cpu_of(recorder.pid)
