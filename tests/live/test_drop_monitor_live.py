@@ -14,7 +14,7 @@ from command import IPTREC
 from dying import IDS, PORTS, WAYS, order
 from frames import mac
 from recorder import guardians, kill_at_any_moment, packets, until
-from rights import IS_ROOT
+from rights import IS_ROOT, since
 from test_drops import DYING, RULES, router, whose  # noqa: F401 - a fixture
 from test_guardian import kill_both
 
@@ -24,7 +24,7 @@ from iptrec.kernel.drops import monitor
 from iptrec.packets.drop_words import function, is_loss
 from iptrec.recording.reader import Reader
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, since(5, 18, "reasons that the drop monitor tells")]
 # A kernel without the types of its own: no program can be made for it.
 WITHOUT_BTF = (
     "unshare", "--mount", "sh", "-ec", 'mount -t tmpfs tmpfs /sys/kernel/btf && exec "$@"', "sh",

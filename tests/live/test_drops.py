@@ -13,7 +13,7 @@ from command import IPTREC
 from dying import CONTROLS, FAR4, FAR6, IDS, PORTS, SINCE_6_13, WAYS, fate, number_in_crowd, order
 from frames import mac
 from recorder import packets
-from rights import IS_ROOT, LINUX
+from rights import IS_ROOT, LINUX, since
 from routers import between
 from told_alike import ends as every_view
 
@@ -21,7 +21,7 @@ from iptrec.answers.summary import summarize
 from iptrec.packets.drop_words import function
 from iptrec.recording.reader import Reader
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, since(5, 17, "reasons of drops")]
 DYING = Path(__file__).with_name("dying.py")
 RULES = """*filter
 :INPUT ACCEPT
