@@ -148,7 +148,9 @@ class Behind:
         if has_source_route(self._window.events.packet(row)) is not False:
             return None
         indev = int(self._window.events.indev[row])
-        return self._asked.of(self._window.resolver, outcome.path, packet.steps[-1], indev)
+        last = packet.steps[-1]
+        bridged = last.physin is not None or self._ends.bridged(indev, packet.family, last.time_ns)
+        return self._asked.of(self._window.resolver, outcome.path, last, indev, bridged=bridged)
 
     def _answers(self) -> Answers:
         if self._answered is None:

@@ -37,6 +37,7 @@ _REMEMBERED: Final = 10_000
 _SLACK_NS: Final = 100_000_000  # between the events of a packet
 NOBODYS: Final = "NOT_SPECIFIED"
 _OR_LOST: Final = "or the events were lost"
+_OR_BRIDGED: Final = "or the bridge dropped it"
 # By the kernel's word the errors that it sends then.
 _TOLD_BY: Final = {
     "IP_INHDR": ("time-exceeded",),
@@ -145,6 +146,11 @@ class Ends:
         row = int(window.assembly.events(position)[-1])
         return self._doubted(found, int(window.moment_ns[row]))
 
+    def bridged(self, index: int, family: str, time_ns: int) -> bool:
+        """Whether a bridge may have had in hand what was at an interface."""
+        worlds, _ = self._worlds.at((time_ns, time_ns))
+        return any(one.through_bridge(index, 6 if family == "ipv6" else 4) for one in worlds)
+
     def routed(
         self, window: Window, position: int, packet: Traversal, vanished: Vanished = "surely"
     ) -> End | None:
@@ -161,14 +167,20 @@ class Ends:
         if not found or any(one.what == "unknown" for one in found):
             return None
         drops = [one for one in found if one.what == "dropped"]
+        bridged = _bridged(seen.packet, worlds)
         if vanished == "perhaps" and (
-            not sure or len(drops) < len(found) or any(one.reason in _FLEETING for one in drops)
+            bridged
+            or not sure
+            or len(drops) < len(found)
+            or any(one.reason in _FLEETING for one in drops)
         ):
             return None
         if not drops:
             return _passed(found, piece=piece)
         alone = len(drops) == len(found)
         end = _dropped(drops)
+        if bridged:
+            return replace(end.adding(_OR_BRIDGED, ", "), sure=False)
         return replace(end, sure=sure and alone and end.sure)
 
     def _wherever(self, seen: LastSeen) -> End | None:
@@ -176,7 +188,7 @@ class Ends:
         worlds, sure = self._worlds.at(seen.time_ns)
         found = dict.fromkeys(wherever(one, seen.packet) for one in worlds)
         counted, untracked = self._counted_drops
-        if not found or UNKNOWN in found or counted == 0:
+        if not found or UNKNOWN in found or counted == 0 or _bridged(seen.packet, worlds):
             return None
         end = _dropped([*found])
         return replace(end, sure=sure and end.sure and bool(counted) and untracked == 0)
@@ -218,6 +230,12 @@ def _dropped(fates: list[Fate]) -> End:
         alike = one.evidence and one.sentence == first.sentence
         first = first.adding(one.evidence if alike else one.text, " or ")
     return replace(first, sure=not others)
+
+
+def _bridged(packet: Arrived, worlds: list[World]) -> bool:
+    """Whether a bridge may have had it in hand when it was seen last."""
+    flow = packet.flow
+    return any(one.through_bridge(flow.iif, flow.dst.version) for one in worlds)
 
 
 def _unmerged(packet: Arrived, world: World) -> Arrived:

@@ -55,7 +55,11 @@ def _then(known: list[tuple[int, Device]], time_ns: tuple[int, int]) -> Device:
     possible = {before[-1], *meanwhile}
     if len(possible) == 1:
         return before[-1]
-    return Device(before[-1].name, None, vrf=any(one.vrf for one in possible))
+    return Device(
+        before[-1].name,
+        vrf=any(one.vrf for one in possible),
+        bridge=any(one.bridge for one in possible),
+    )
 
 
 def told(recording: Recording, namespace: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -89,4 +93,4 @@ def kinds(row: Mapping[str, Any]) -> tuple[Any, Any]:
 def _device(row: Mapping[str, Any]) -> Device:
     mtu, group = (one if isinstance(one := row.get(key), int) else None for key in ("mtu", "group"))
     name = str(row["name"]).encode("utf-8", "backslashreplace").decode()  # of a stranger
-    return Device(name, mtu, "vrf" in kinds(row), group)
+    return Device(name, mtu, "vrf" in kinds(row), group, kinds(row)[0] == "bridge")

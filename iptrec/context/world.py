@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 
 class Device(NamedTuple):
-    """An interface. ``vrf``: whether its packets are routed by a VRF. ``group``: what ip-link(8) calls so."""
+    """An interface. ``vrf``: whether its packets are routed by a VRF. ``group``: what ip-link(8) calls so.
+
+    ``bridge``: whether it is one.
+    """
 
     name: str
     mtu: int | None = None
     vrf: bool = False
     group: int | None = None
+    bridge: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +45,15 @@ class World:
     devices: Mapping[int, Device]
     joined: Callable[[str, IP], bool | None] = lambda _name, _group: None
     policies: Policies = NONE
+
+    def through_bridge(self, index: int, version: int) -> bool:
+        """Whether what comes in by an interface may pass IP's PREROUTING in a bridge, which may drop it then.
+
+        br_nf_pre_routing (net/bridge/br_netfilter_hooks.c). A bridge may have a setting of its own.
+        """
+        name = f"net/bridge/bridge-nf-call-ip{'6' if version == 6 else ''}tables"  # noqa: PLR2004
+        device = self.devices.get(index)
+        return device is not None and device.bridge and self.setting(name) is not None
 
     def name(self, index: int) -> str:
         """Of an interface."""

@@ -56,8 +56,13 @@ class AskedEnds:
         """Read on in a recording that grows."""
         self._asked.update()
 
-    def of(self, book: Book, path: Sequence[int], last: Step, indev: int) -> End | None:
-        """How a packet ended, ``last``: its last step, at an interface (index); None where nobody can tell."""
+    def of(
+        self, book: Book, path: Sequence[int], last: Step, indev: int, *, bridged: bool
+    ) -> End | None:
+        """How a packet ended, ``last``: its last step, at an interface (index); None where nobody can tell.
+
+        ``bridged``: a bridge may have had it in hand there.
+        """
         question = _question(book.families[path[0]] == "ipv6", last, indev)
         if question is None or _redirected(book, path):
             return None
@@ -66,6 +71,8 @@ class AskedEnds:
         if told is None or found is None:
             return None
         doubts = list(self._doubts(book, path, last, told))
+        if bridged:
+            doubts.append("if the bridge has not taken it")
         reason, phrase = found
         says = f"the kernel says ({', '.join([_when(told, last), *doubts])})"
         return End(
@@ -81,8 +88,6 @@ class AskedEnds:
         found = []
         if not told.unchanged:
             found.append("routing has changed in between")
-        if last.physin is not None:
-            found.append("if the bridge has not taken it")
         if self._may_be_translated(book, path, last.ct):
             found.append("unless NAT gave it another address")
         return found
