@@ -89,21 +89,27 @@ def run(
     ``beside``: what its environment has beside `environment`.
     """
     until = until or Deadline()
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        close_fds=False,
-        env=environment() | dict(beside or {}),
-    ) as child:
-        printed = said = None
-        try:
-            with until.killing(child), contextlib.suppress(subprocess.TimeoutExpired):
-                printed, said = child.communicate(text, until.left_s)
-        finally:
-            child.kill()  # does nothing to one that has ended
+    # Or it came to the child before that is in its session.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            close_fds=False,
+            env=environment() | dict(beside or {}),
+        ) as child:
+            printed = said = None
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                with until.killing(child), contextlib.suppress(subprocess.TimeoutExpired):
+                    printed, said = child.communicate(text, until.left_s)
+            finally:
+                child.kill()  # does nothing to one that has ended
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if printed is None or until.killed(child):
         raise UnendedError(
             f"{Path(command[0]).name} does not come to an end:"

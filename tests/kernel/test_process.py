@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from threading import Timer
@@ -76,3 +78,23 @@ def test_interpreters_are_isolated():
                 words = [ast.unparse(one) for one in node.elts]
                 if "sys.executable" in words:
                     assert words[words.index("sys.executable") + 1] == "'-I'", path
+
+
+def test_ctrl_c_does_not_reach_a_program_before_its_session_is_its_own():
+    """The terminal's signal is for our group, of which a new process is for a moment."""
+    looked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    assert process.run([sys.executable, "-c", looked]).stdout == b"True\n"
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_is_ours_while_a_program_runs():
+    """It comes at once, and the program is ended."""
+    code = (
+        "import os, signal, sys, threading; from iptrec.kernel import process\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "process.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False, timeout=30
+    )
+    assert done.returncode == -signal.SIGINT
