@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,13 +48,16 @@ def waking() -> Iterator[Wake]:
     ours = [*_STOPS, signal.SIGCHLD, signal.SIGUSR1]
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
         ours.remove(signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: None) for number in ours}
+    before: dict[signal.Signals, Any] = {}
+    # First and last, so that each signal that comes has its byte, or is answered as before.
     descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     try:
+        for number in ours:
+            before[number] = signal.signal(number, lambda *_: None)
         yield Wake(reading)
     finally:
-        signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
         os.close(reading)
         os.close(writing)
