@@ -67,9 +67,13 @@ class Addresses:
                 tree.stays_as_is(*_ends(one))
 
     @property
-    def ends_stay(self) -> int:
-        """How many ranges are there whose ends stay as they are: over several /8, of IPv6 /16."""
-        return self._v4.ends_stay + self._v6.ends_stay
+    def ends_stay(self) -> list[str]:
+        """The ranges whose ends stay as they are: over several /8, of IPv6 /16."""
+        both = (
+            (self._v4.ends_stay, ipaddress.IPv4Address),
+            (self._v6.ends_stay, ipaddress.IPv6Address),
+        )
+        return [f"{kind(low)}-{kind(high)}" for some, kind in both for low, high in sorted(some)]
 
     def keep(self, low: bytes, high: bytes) -> bool:
         """Have a range be one afterwards; False where that cannot be. Before anything is mapped."""
@@ -107,6 +111,12 @@ class Addresses:
         if length and length < (8 if len(address) == V4 else 16):
             (self._v4 if len(address) == V4 else self._v6).keep(first, last)
         return True
+
+    def keep_border(self, first: int, size: int) -> bool:
+        """Have the order of addresses of ``size`` bytes to ``first`` stay (`Tree.keep_border`)."""
+        if size == MAC:
+            return self._keep_macs or not 0 < first < 1 << 48
+        return (self._v4 if size == V4 else self._v6).keep_border(first)
 
     def address(self, packed: bytes) -> bytes:
         """In the place of an address of 4 or 16 bytes."""

@@ -61,8 +61,6 @@ class Comparison:
 
     def differences(self, before: Any, after: Any, path: _Path = ()) -> Iterator[_Path]:  # noqa: ANN401
         """Where they differ, in the order of the first one; ``()`` is all of it."""
-        if before == after:
-            return
         if isinstance(before, dict) and isinstance(after, dict):
             yield from self._of_objects(before, after, path)
         elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -84,7 +82,7 @@ class Comparison:
 
     def _alike(self, before: Any, after: Any, path: _Path) -> bool:  # noqa: ANN401
         if not (isinstance(before, str) and isinstance(after, str)):
-            return False
+            return bool(before == after)
         key = next((one for one in reversed(path) if not one.isdecimal()), "")
         at = key, before, after
         if at not in self._known:
@@ -107,7 +105,7 @@ class Comparison:
 
     def texts(self, before: str, after: str) -> bool:
         """Whether a sentence is another one with what stands for its words."""
-        if before == after:
+        if before == after and self.pairs.stays(before):
             return True
         told = _IT_IS.match(before), _IT_IS.match(after)
         if told[0] and told[1] and _BYTES.search(told[0][1]):

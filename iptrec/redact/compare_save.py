@@ -39,6 +39,7 @@ _PAYLOADS: Final = frozenset(
     "--bytecode"}
 )  # fmt: skip
 _SHORT: Final = frozenset({"-p", "-m", "-t", "-c", "-s", "-d", "-f", "!"})
+_OF_NUMBERS: Final = frozenset({"--u32", "--bytecode"})
 _HIDDEN: Final = re.compile(r"redacted|[0-9a-f]{1,32}")
 _NOT_JUDGED: Final = "--redacted"
 WORDS: Final = "the number of words"
@@ -52,13 +53,15 @@ class SaveRules:
 
     def line(self, before: str, after: str) -> Iterator[str]:
         """Which fields of a line of a listing differ: options, or what else it tells."""
-        if before == after or (before.startswith("#") and after.startswith("#")):
+        if before in ("", "COMMIT") and before == after:
+            return
+        if before.startswith("#") and after.startswith("#"):
             return
         if before[:1] not in "*:" or before[:1] != after[:1]:
             yield from self.rule(before, after)
             return
         old, new = (one[1:].partition(" ") for one in (before, after))
-        if not self._name(old[0], new[0]):
+        if not self._pairs.name(old[0], new[0]):
             yield "the table's name" if before[0] == "*" else "the chain's name"
         if old[1:] != new[1:]:
             yield "the policy"
@@ -77,7 +80,7 @@ class SaveRules:
                     yield was
                 option, place = was, 0
             else:
-                if was != now and not self._value(option, place, was, now):
+                if not self._value(option, place, was, now):
                     yield option or "its beginning"
                 place += was != "!"
             last = was
@@ -90,17 +93,22 @@ class SaveRules:
         if option in _PROSE:
             return self._pairs.prose(_ESCAPED.sub(r"\1", before), _ESCAPED.sub(r"\1", after))
         if option in _PAYLOADS:
-            return _HIDDEN.fullmatch(after) is not None
-        if option in _NAMES:
-            return not place and self._name(before, after)
+            return self._hidden(option, before, after)
+        if option in _NAMES and (not place or before != after):
+            return not place and self._pairs.name(before, after)
+        if before == after and (option not in _NAMED or NUMBER.fullmatch(before)):
+            return self._pairs.stays(before)
         if self._pairs.addresses(before, after):
             return True
         if NUMBER.fullmatch(before) or before == "!":
             return False
         if option in _NAMED:
-            return not place and self._name(before, after)
+            return not place and self._pairs.name(before, after)
         known = option in _SHORT or option.removeprefix("--") in public().options
-        return not known and option.startswith("--") and self._name(before, after)
+        return not known and option.startswith("--") and self._pairs.name(before, after)
 
-    def _name(self, before: str, after: str) -> bool:
-        return before == after or self._pairs.name(before, after)
+    def _hidden(self, option: str, before: str, after: str) -> bool:
+        """What is compared with payloads may stay where these do, and numbers where no address is in them."""
+        if before == after and (option in _OF_NUMBERS or self._pairs.keeps_payload):
+            return True
+        return _HIDDEN.fullmatch(after) is not None and before != after

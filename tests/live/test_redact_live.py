@@ -198,14 +198,36 @@ def test_rules_of_nft(router, tmp_path):
 
 
 def test_borders_stay_true(router, tmp_path):
-    """Ranges up to the last address: their ends stay as they are, which is told."""
-    rules = "ip daddr >= 10.78.0.3 drop; ip saddr < 10.77.0.2 drop; ip saddr > 10.77.0.2 drop"
+    """Ranges over several /8: their ends stay, which is told; ends of networks that stay tell nothing."""
+    rules = "ip daddr 10.78.0.3-11.0.0.9 drop; ip saddr < 10.0.0.0 drop; ip saddr >= 224.0.0.0 drop"
     table = f"table ip borders {{ chain one {{ type filter hook forward priority 0; {rules}; }}; }}"
     assert router.run(["nft", table], check=False).returncode == 0
     path = recorded(router, tmp_path / "t.db", "--backend", "nft")
     _, done = redact(tmp_path, path, "--check")
     assert done.returncode == 0, done.stderr
-    assert "stay as they are" in done.stderr
+    assert "10.78.0.3-11.0.0.9" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "ip saddr > 10.77.0.2",
+        "ip daddr >= 10.78.0.3",
+        "ip saddr != 10.77.0.2 ip saddr <= 10.77.0.99",
+    ],
+)
+def test_an_order_that_tells_an_address_is_refused(router, rule, tmp_path):
+    """With the rule, and no file is left."""
+    table = (
+        f"table ip borders {{ chain one {{ type filter hook forward priority 0; {rule} drop; }}; }}"
+    )
+    assert router.run(["nft", table], check=False).returncode == 0
+    path = recorded(router, tmp_path / "t.db", "--backend", "nft")
+    output, done = redact(tmp_path, path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert '"table": "borders", "chain": "one"' in done.stderr
+    assert not output.exists()
 
 
 def test_rules_of_nft_that_change(router, tmp_path):
