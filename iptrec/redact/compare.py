@@ -27,6 +27,7 @@ _BYTES: Final = re.compile(r"checksum|csum|@(?:ll|nh|th|ih),|\bth [sd]port\b|--u
 _ESCAPED: Final = re.compile(
     r"\\(?:[xuU])((?<=x)[0-9a-f]{2}|(?<=u)[0-9a-f]{4}|(?<=U)00(?:0[0-9a-f]|10)[0-9a-f]{4})"
 )
+_JUDGEMENTS: Final = frozenset({"fits", "because"})
 _SUMS: Final = frozenset({"csum", "checksum"})
 _NAMES: Final = frozenset(
     {
@@ -72,13 +73,24 @@ class Comparison:
     def _of_objects(
         self, before: dict[str, Any], after: dict[str, Any], path: _Path
     ) -> Iterator[_Path]:
+        judged = self._is_judged(before, after)
         for key in dict.fromkeys([*before, *after]):
-            if key in _SUMS:
+            if key in _SUMS or (key in _JUDGEMENTS and not judged):
                 continue
             if key not in before or key not in after:
                 yield (*path, key)
             else:
                 yield from self.differences(before[key], after[key], (*path, key))
+
+    def _is_judged(self, before: dict[str, Any], after: dict[str, Any]) -> bool:
+        """Whether a rule says as much of a packet as before: not one of which something was taken out.
+
+        Then it may be unknown whether it fits, though it is not said to be otherwise.
+        """
+        old, new = before.get("spec"), after.get("spec")
+        if after.get("fits", "") is not None or not (isinstance(old, str) and isinstance(new, str)):
+            return True
+        return not (self._saved.is_taken_out(old, new) and self.rules(old, new))
 
     def _alike(self, before: Any, after: Any, path: _Path) -> bool:  # noqa: ANN401
         if not (isinstance(before, str) and isinstance(after, str)):

@@ -10,6 +10,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rulesets.iptables_save import WORD
+from iptrec.redact import byte_programs
+from iptrec.redact.maps import UntrueError
 from iptrec.redact.names import public
 from iptrec.redact.words import NUMBER
 
@@ -39,9 +41,10 @@ _PAYLOADS: Final = frozenset(
     "--bytecode"}
 )  # fmt: skip
 _SHORT: Final = frozenset({"-p", "-m", "-t", "-c", "-s", "-d", "-f", "!"})
-_OF_NUMBERS: Final = frozenset({"--u32", "--bytecode"})
 _HIDDEN: Final = re.compile(r"redacted|[0-9a-f]{1,32}")
 _NOT_JUDGED: Final = "--redacted"
+_GONE: Final = "redacted"
+_TAKEN_OUT: Final = frozenset({_NOT_JUDGED, _GONE, f'"{_GONE}"'})
 WORDS: Final = "the number of words"
 
 
@@ -109,6 +112,23 @@ class SaveRules:
 
     def _hidden(self, option: str, before: str, after: str) -> bool:
         """What is compared with payloads may stay where these do, and numbers where no address is in them."""
-        if before == after and (option in _OF_NUMBERS or self._pairs.keeps_payload):
-            return True
-        return _HIDDEN.fullmatch(after) is not None and before != after
+        if option == "--u32":
+            return after == _GONE or after in self._tests(before)
+        if option == "--bytecode":
+            plain = any(byte_programs.is_plain_bytecode(before, ipv6=one) for one in (False, True))
+            return after == _GONE or (before == after and plain)
+        if before == after:
+            return self._pairs.keeps_payload
+        return _HIDDEN.fullmatch(after) is not None
+
+    def _tests(self, before: str) -> Iterator[str | None]:
+        """What may be in the place of tests of u32, which differ for IPv4 and IPv6."""
+        for ipv6 in (False, True):
+            try:
+                yield byte_programs.u32(self._pairs.maps, before, ipv6=ipv6)
+            except UntrueError:
+                yield None
+
+    def is_taken_out(self, before: str, after: str) -> bool:
+        """Whether a rule has something else to compare with packets, so that nothing can be said of it."""
+        return after != before and any(one in after.split() for one in _TAKEN_OUT)

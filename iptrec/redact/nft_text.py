@@ -116,7 +116,7 @@ class NftText:
                 return word
             change = self._words.prose if last in _PROSE else self._maps.name
             return f'"{change(inner)}"{"*" * word.endswith("*")}'
-        if raw_payload.NAMED.fullmatch(word):
+        if raw_payload.NAMED.fullmatch(word) or before[-2:-1] == ["xt"]:  # an extension of iptables
             return word
         if word.startswith("@"):
             return "@" + self._maps.name(word[1:])

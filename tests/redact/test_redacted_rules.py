@@ -11,11 +11,14 @@ import pytest
 
 from iptrec.decode import containers
 from iptrec.errors import UsageError
+from iptrec.redact.compare import Comparison
+from iptrec.redact.compare_save import SaveRules
 from iptrec.redact.filters import filter_words
 from iptrec.redact.key import Key
 from iptrec.redact.maps import Redaction, surveyed
 from iptrec.redact.nft_json import NftJson
 from iptrec.redact.nft_text import NftText
+from iptrec.redact.pairs import Pairs
 from iptrec.redact.save_text import SaveText
 from iptrec.redact.snapshots import Snapshots
 
@@ -75,6 +78,7 @@ NFT_STAYS = [
     "limit rate over 1 mbytes/second burst 2 mbytes drop",
     "limit rate 5/minute counter",
     "meta sdif 0 meta oiftype ether counter",
+    "xt match tos counter xt target TRACE",
 ]
 
 
@@ -103,7 +107,7 @@ GOES = {
     '-A INPUT -j LOG --log-prefix "acme: "': ["acme"],
     "-A PREROUTING -m helper --helper helpAcme -j ACCEPT": ["Acme"],
     '-A INPUT -m string --string "secret" --algo bm -j DROP': ["secret"],
-    '-A INPUT -m u32 --u32 "0xc=0x08080404" -j DROP': ["0x0808"],
+    '-A INPUT -m u32 --u32 "0xc=0x8080404" -j DROP': ["0x808"],
     '-A INPUT -m bpf --bytecode "3,32 0 0 12,21 0 1 134744072,6 0 0 1" -j DROP': ["134744072"],
     "-A INPUT -m set --match-set acme src -j DROP": ["acme"],
     "-A INPUT -m mac --mac-source 52:54:00:12:34:56 -j DROP": ["52:54:00", "12:34:56"],
@@ -133,6 +137,51 @@ def test_a_rule_that_would_not_stay_true_is_refused(rule):
     with pytest.raises(UsageError, match="would not stay true") as refused:
         mapped(SaveText, rule)
     assert rule in str(refused.value)
+
+
+U32 = {
+    '"0xc=0xa4d0002"': '"0xc=0x{}"',
+    '"0xc&0xffffff00=0xa4d0000"': '"0xc&0xffffff00=0x{}"',
+    '"0x10=0xa4d0001:0xa4d0009,0xa4d0002&&0x6&0xff=0x11"': '"0x10=0x{}:0x{},0x{}&&0x6&0xff=0x11"',
+    '"0xc>>0x18=0xa"': '"redacted"',
+    '"0xc&0xff=0x7"': '"redacted"',
+    '"0x0>>0x16&0x3c@0x8=0x7472656d"': '"redacted"',
+    '"0x9=0xa4d00"': '"redacted"',
+}
+
+
+@pytest.mark.parametrize("test", U32)
+def test_addresses_that_u32_compares_are_mapped(test):
+    """Whole ones, networks, ranges; other bytes of an address, and payloads, are taken out; --check agrees."""
+    rule = f"-A INPUT -m u32 ! --u32 {test} -j DROP"
+    [made], maps = mapped(SaveText, rule)
+    found = re.fullmatch(re.escape(U32[test]).replace(r"\{\}", "([0-9a-f]+)"), made.split()[6])
+    assert found, made
+    whole = [
+        maps.address(bytes.fromhex(one.zfill(8))).hex() for one in ("a4d0002", "a4d0001", "a4d0009")
+    ]
+    for one in found.groups():
+        assert one.zfill(8) in whole or one.endswith("00")
+        assert not one.startswith("a4d0")
+    pairs = SaveRules(Pairs(maps))
+    assert not [*pairs.rule(rule, made)]
+    assert [*pairs.rule(rule, rule)] == ["--u32"]
+    if "redacted" not in made:
+        assert [*pairs.rule(rule, made.replace("=0x", "=0x1", 1))] == ["--u32"]
+
+
+def test_what_was_taken_out_may_not_be_judged_any_more():
+    """It is unknown whether such a rule fits, but not said to be otherwise; of another rule it is told."""
+    rules = '-m u32 --u32 "0xc>>0x18=0xa" -j DROP', "-p tcp -j DROP"
+    made, maps = mapped(SaveText, *rules)
+    comparison = Comparison(maps)
+    for old, new, unknown, other in zip(
+        rules, made, ([], [("fits",)]), ([("fits",)],) * 2, strict=True
+    ):
+        before, after = ({"spec": one, "fits": False} for one in (old, new))
+        assert [*comparison.differences(before, after)] == []
+        assert [*comparison.differences(before, {**after, "fits": None})] == unknown
+        assert [*comparison.differences(before, {**after, "fits": True})] == other
 
 
 def test_networks_hold_their_addresses():
