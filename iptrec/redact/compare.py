@@ -45,6 +45,7 @@ _NAMES: Final = frozenset(
         "pod",
     }
 )
+_WHOLE_NAMES: Final = frozenset({"chain", "in", "out", "physin", "physout"})
 _RULES: Final = frozenset({"spec", "target_args"})
 _Path = tuple[str, ...]
 
@@ -79,6 +80,8 @@ class Comparison:
                 continue
             if key not in before or key not in after:
                 yield (*path, key)
+            elif key == "spec" and before.get("kind") == "renamed":  # the new name of a chain
+                yield from self.differences(before[key], after[key], (*path, "chain"))
             else:
                 yield from self.differences(before[key], after[key], (*path, key))
 
@@ -106,6 +109,8 @@ class Comparison:
             return self.rules(before, after)
         if key in _NAMES and self.pairs.name(before, after):
             return True
+        if key in _WHOLE_NAMES and before == after:
+            return False
         if key == "comment":
             return self.pairs.prose(before, after)
         return self.texts(before, after)

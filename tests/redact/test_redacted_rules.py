@@ -184,6 +184,35 @@ def test_what_was_taken_out_may_not_be_judged_any_more():
         assert [*comparison.differences(before, {**after, "fits": True})] == other
 
 
+CHANGES = {
+    "inserted": "-s 8.8.4.4 -j acme",
+    "deleted": "ip saddr 8.8.4.4 jump acme",
+    "policy": "DROP",
+}
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, "renamed"])
+def test_each_change_of_rules_is_compared(kind):
+    """A rule as one, a policy, and the new name of a chain as a name: another word is noticed."""
+    text = CHANGES.get(kind, "beta-quix")
+    change = {"kind": kind, "table": "inet acme", "chain": "acme", "rule": None, "spec": text}
+    _, maps = mapped(SaveText, "-A INPUT -s 8.8.4.4 -j acme")
+    made = {
+        "inserted": SaveText(maps).rule, "deleted": NftText(maps).rule, "policy": str, "renamed": maps.name,
+    }[kind](text)  # fmt: skip
+    after = {
+        **change,
+        "table": f"inet {maps.name('acme')}",
+        "chain": maps.name("acme"),
+        "spec": made,
+    }
+    [*found] = Comparison(maps).differences({"altered_by": change}, {"altered_by": after})
+    assert not found
+    for other in (made + "x", "x" + made, *([text] if text != made else [])):
+        wrong = {"altered_by": {**after, "spec": other}}
+        assert [*Comparison(maps).differences({"altered_by": change}, wrong)], other
+
+
 def test_networks_hold_their_addresses():
     """Of rules and of other rules, and ends of ranges."""
     made, _ = mapped(
