@@ -189,7 +189,8 @@ class NftObjects:
             return self._pairs.prose(before, after)
         if before.startswith("@"):
             return after.startswith("@") and self._pairs.name(before[1:], after[1:])
-        if key in _NAMES and self._pairs.name(before, after):
+        named = key in _NAMES or path[-2:] == ("dup", "addr")  # in netdev tables a device
+        if named and self._pairs.name(before, after):
             return True
         if before == after and key not in _NAMES:
             return self._pairs.stays(before)

@@ -120,6 +120,10 @@ class NftJson:
             case {"match": {"left": left, "right": right, **rest}}:
                 op = str(rest.get("op"))
                 return {"match": {**rest, **self._match(left, right, op)}}
+            case {"dup": {"addr": str(name), **rest}} if not _size(
+                name
+            ):  # a device, in netdev tables
+                return {"dup": {"addr": self._maps.name(name), **self._value(rest)}}
             case {"mangle": {"key": key, "value": set_}}:
                 set_ = self._value(nft_numbers.mapped(self._maps, key, set_))
                 return {"mangle": {"key": self._value(key), "value": set_}}

@@ -12,6 +12,8 @@ import pytest
 from iptrec.decode import containers
 from iptrec.errors import UsageError
 from iptrec.redact.compare import Comparison
+from iptrec.redact.compare_json import NftObjects
+from iptrec.redact.compare_nft import NftRules
 from iptrec.redact.compare_save import SaveRules
 from iptrec.redact.filters import filter_words
 from iptrec.redact.key import Key
@@ -427,3 +429,30 @@ def test_a_flow_table_is_called_as_it_is_named():
     table, rule, values = (next(iter(one.values())) for one in json.loads(found)["nftables"])
     assert rule["expr"][0]["flow"]["flowtable"] == f"@{table['name']}" == f"@{maps.name('acme')}"
     assert values["map"] == "mark . ifname"
+
+
+COPIES = [
+    ({"dup": {"addr": "customer0"}}, 'dup to "customer0"'),
+    ({"dup": {"addr": "8.8.4.4", "dev": "customer0"}}, 'dup to 8.8.4.4 device "customer0"'),
+    ({"fwd": {"dev": "customer0"}}, 'fwd to "customer0"'),
+    ({"fwd": {"dev": "customer0", "family": "ip", "addr": "8.8.4.4"}}, 'fwd ip to 8.8.4.4 device "customer0"'),
+    ({"dup": {"addr": "ether"}}, 'dup to "ether"'),  # a device that is called like a word of nft
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "text"), COPIES, ids=[one[1] for one in COPIES])
+def test_where_copies_go_is_mapped_and_checked(statement, text):
+    """A device in the place of an address, too: alike in text and JSON."""
+    rule = {"family": "netdev", "table": "t", "chain": "c", "handle": 1, "expr": [statement]}
+    content = json.dumps({"nftables": [{"rule": rule}]}).encode()
+    line = f"\t\t{text} # handle 1\n"
+    [found], maps = mapped(nft_json, content)
+    [made], _ = mapped(NftText, line)
+    for one in (found.decode(), made):
+        assert not re.search(r"customer|8\.8\.4|ether", one), one
+        assert text.count("customer0") == one.count(maps.name("customer0"))
+    before, after = (json.loads(one)["nftables"][0] for one in (content, found))
+    assert not [*NftObjects(Pairs(maps)).object(before, after)]
+    assert [*NftObjects(Pairs(maps)).object(before, before)]
+    assert not [*NftRules(Pairs(maps)).rule(line, made)]
+    assert [*NftRules(Pairs(maps)).rule(line, line)]
