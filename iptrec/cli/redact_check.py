@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from iptrec.redact.compare import Comparison
 
 _ALL: Final = 10_000  # packets of a recording of which why is asked about each: twice a millisecond
-_MOST: Final = 10_000  # kinds
+_MOST: Final = 4000  # kinds, those first that tell of another path
 _SUM: Final = re.compile(
     r'"(?:csum|checksum)":(?:\d+|\[[\d,]*\])'
 )  # depends on addresses and payloads
 _OWN: Final = re.compile(r'"(?:time_ns|time|packet|id|seq|ack|window|length)":("[^"\\]*"|\d+|null)')
+_ENDS: Final = re.compile(r'"(?:src|dst|dport|type|code|ttl)":(?:"[^"\\]*"|\d+|null)')
 _PORT: Final = re.compile(r'"sport":\d+')
 
 
@@ -97,7 +99,7 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
             alike.add(kind)
     found.kinds = len(kinds)
     every = found.packets <= _ALL
-    asked = list(range(1, found.packets + 1)) if every else sorted(kinds.values())[:_MOST]
+    asked = list(range(1, found.packets + 1)) if every else _chosen(kinds)
     found.explained = len(asked)
     both = itertools.zip_longest(_explained(before, asked), _explained(after, asked))
     for number, (was, now) in zip(asked, both, strict=False):
@@ -105,6 +107,17 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
     for one, other in comparison.pairs.torn():
         found.note(f"{one} and {other}", ["how many bits of a prefix they share"], shown)
     return found
+
+
+def _chosen(kinds: dict[str, int]) -> list[int]:
+    """Packets of which why is asked: of each path and protocol first one, then another one, up to `_MOST`."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for kind, number in kinds.items():
+        alike = _ENDS.sub("", kind)
+        ranked.append((seen[alike], number))
+        seen[alike] += 1
+    return sorted(number for _, number in sorted(ranked)[:_MOST])
 
 
 def _check_rules(

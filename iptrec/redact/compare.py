@@ -28,6 +28,7 @@ _ESCAPED: Final = re.compile(
     r"\\(?:[xuU])((?<=x)[0-9a-f]{2}|(?<=u)[0-9a-f]{4}|(?<=U)00(?:0[0-9a-f]|10)[0-9a-f]{4})"
 )
 _JUDGEMENTS: Final = frozenset({"fits", "because"})
+_PLAIN: Final = frozenset({int, bool, float, type(None)})
 _SUMS: Final = frozenset({"csum", "checksum"})
 _NAMES: Final = frozenset(
     {
@@ -80,10 +81,14 @@ class Comparison:
                 continue
             if key not in before or key not in after:
                 yield (*path, key)
-            elif key == "spec" and before.get("kind") == "renamed":  # the new name of a chain
-                yield from self.differences(before[key], after[key], (*path, "chain"))
-            else:
-                yield from self.differences(before[key], after[key], (*path, key))
+                continue
+            old, new = before[key], after[key]
+            if _is_same(old, new) or (
+                isinstance(old, str) and isinstance(new, str) and self._known.get((key, old, new))
+            ):
+                continue
+            renamed = key == "spec" and before.get("kind") == "renamed"
+            yield from self.differences(old, new, (*path, "chain" if renamed else key))
 
     def _is_judged(self, before: dict[str, Any], after: dict[str, Any]) -> bool:
         """Whether a rule says as much of a packet as before: not one of which something was taken out.
@@ -166,6 +171,11 @@ class Comparison:
         """A condition of a rule, and what is said of it."""
         old, new = before.partition(" ("), after.partition(" (")
         return self.rules(old[0], new[0]) and self._sentence(old[2], new[2])
+
+
+def _is_same(before: Any, after: Any) -> bool:  # noqa: ANN401
+    """Whether both are the same number or word of JSON."""
+    return type(before) in _PLAIN and before == after
 
 
 def _around(text: str) -> list[str]:
