@@ -15,6 +15,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from iptrec.names import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -71,9 +73,9 @@ class Checked:
     @property
     def in_words(self) -> str:
         """What was compared."""
-        told = f"{self.packets:,} packets with equal verdicts, steps and headers"
+        told = f"{counted(self.packets, 'packet')} with equal verdicts, steps and headers"
         if self.rules:
-            told = f"{self.rules:,} lines of rules, and {told}"
+            told = f"{counted(self.rules, 'line')} of rules, and {told}"
         if self.explained == self.packets:
             return f"{told}, and equal answers of why"
         of = "one of each kind" if self.explained == self.kinds else f"of {self.kinds:,} kinds"
