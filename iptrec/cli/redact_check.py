@@ -9,6 +9,7 @@ kind, ports of clients (`_PORT`) apart.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -86,13 +87,15 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
     """Compare all that is told of packets; ``shown``: see `Checked.add`."""
     found = Checked()
     _check_rules(found, before, after, comparison, shown)
-    alike: set[tuple[str, str]] = set()
-    kinds: dict[str, int] = {}
+    alike: set[tuple[bytes, bytes]] = set()
+    kinds: dict[bytes, tuple[int, bytes]] = {}
     pairs = itertools.zip_longest(_lines(before), _lines(after), fillvalue="null")
     for number, (old, new) in enumerate(pairs, 1):
         found.packets = number
-        kind = _bare(old), _bare(new)
-        kinds.setdefault(_PORT.sub("", kind[0]), number)
+        bare = _bare(old)
+        kind = _digest(bare), _digest(_bare(new))
+        without_port = _PORT.sub("", bare)
+        kinds.setdefault(_digest(without_port), (number, _digest(_ENDS.sub("", without_port))))
         if kind in alike and _OWN.findall(old) == _OWN.findall(new):
             continue
         where = list(comparison.differences(json.loads(old), json.loads(new)))
@@ -111,14 +114,18 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
     return found
 
 
-def _chosen(kinds: dict[str, int]) -> list[int]:
+def _digest(text: str) -> bytes:
+    """Lines have some thousand characters each; tens of thousands of them differ."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _chosen(kinds: dict[bytes, tuple[int, bytes]]) -> list[int]:
     """Packets of which why is asked: of each path and protocol first one, then another one, up to `_MOST`."""
-    seen: Counter[str] = Counter()
+    seen: Counter[bytes] = Counter()
     ranked = []
-    for kind, number in kinds.items():
-        alike = _ENDS.sub("", kind)
-        ranked.append((seen[alike], number))
-        seen[alike] += 1
+    for number, path in kinds.values():
+        ranked.append((seen[path], number))
+        seen[path] += 1
     return sorted(number for _, number in sorted(ranked)[:_MOST])
 
 
