@@ -228,7 +228,8 @@ def _tell(output: str, parts: list[Part], choice: Choice | None, made: Redacted 
     remarks = [] if made is None else ["redacted", *taken_out(made)]
     if choice is not None:
         some = f"{counted(choice.selected, 'packet')} of {choice.packets:,}"
-        more = f", and {choice.related:,} that belong to them" if choice.related else ""
+        belong = "belongs" if choice.related == 1 else "belong"
+        more = f", and {choice.related:,} that {belong} to them" if choice.related else ""
         remarks.append(f"{some}{more}; the others were left out")
     if total > _LIMIT:
         remarks.append(

@@ -129,7 +129,7 @@ Ring = Annotated[
         rich_help_panel=OUTPUT,
         help="Keep the last events only, for days if need be: 500k, 100M, 2G or 30s, 10m, 24h. Rulesets that"
         " were replaced meanwhile take as much again, at most. SIGUSR1 writes what there is into a file of its"
-        " own, and recording goes on.",
+        " own beside it (trace-20270131T120000Z.db of trace.db, and of trace.db.gz), and recording goes on.",
     ),
 ]
 Rotate = Annotated[

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from iptrec.redact.recorded import Redacted
 
 _MOST_KEY: Final = 1 << 16  # bytes
+_RANGES: Final = 3  # that are told
 _SHOWN: Final = 5  # differences
 
 KeyFile = Annotated[
@@ -213,8 +214,9 @@ def taken_out(made: Redacted) -> Iterator[str]:
     if removals := made.maps.removals:
         listed = "; ".join(f"{what} ({many:,})" for what, many in sorted(removals.items()))
         yield f"taken out, for it is not understood or may tell: {listed}"
-    if made.maps.ends_stay:
+    if some := made.maps.ends_stay:
+        more = f" and {len(some) - _RANGES:,} more" if len(some) > _RANGES else ""
         yield (
-            "addresses that stay as they are, for ranges over several /8 (IPv6: /16) end with them: of"
-            f" {counted(made.maps.ends_stay, 'range')}"
+            "both ends, and the networks that these are in, stay as they are of ranges over several /8 (IPv6:"
+            f" /16): {', '.join(some[:_RANGES])}{more}"
         )

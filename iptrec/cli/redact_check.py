@@ -9,10 +9,14 @@ kind, ports of clients (`_PORT`) apart.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,11 +25,12 @@ if TYPE_CHECKING:
     from iptrec.redact.compare import Comparison
 
 _ALL: Final = 10_000  # packets of a recording of which why is asked about each: twice a millisecond
-_MOST: Final = 10_000  # kinds
+_MOST: Final = 4000  # kinds, those first that tell of another path
 _SUM: Final = re.compile(
     r'"(?:csum|checksum)":(?:\d+|\[[\d,]*\])'
 )  # depends on addresses and payloads
 _OWN: Final = re.compile(r'"(?:time_ns|time|packet|id|seq|ack|window|length)":("[^"\\]*"|\d+|null)')
+_ENDS: Final = re.compile(r'"(?:src|dst|dport|type|code|ttl)":(?:"[^"\\]*"|\d+|null)')
 _PORT: Final = re.compile(r'"sport":\d+')
 
 
@@ -69,9 +74,9 @@ class Checked:
     @property
     def in_words(self) -> str:
         """What was compared."""
-        told = f"{self.packets:,} packets with equal verdicts, steps and headers"
+        told = f"{counted(self.packets, 'packet')} with equal verdicts, steps and headers"
         if self.rules:
-            told = f"{self.rules:,} lines of rules, and {told}"
+            told = f"{counted(self.rules, 'line')} of rules, and {told}"
         if self.explained == self.packets:
             return f"{told}, and equal answers of why"
         of = "one of each kind" if self.explained == self.kinds else f"of {self.kinds:,} kinds"
@@ -82,13 +87,15 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
     """Compare all that is told of packets; ``shown``: see `Checked.add`."""
     found = Checked()
     _check_rules(found, before, after, comparison, shown)
-    alike: set[tuple[str, str]] = set()
-    kinds: dict[str, int] = {}
+    alike: set[tuple[bytes, bytes]] = set()
+    kinds: dict[bytes, tuple[int, bytes]] = {}
     pairs = itertools.zip_longest(_lines(before), _lines(after), fillvalue="null")
     for number, (old, new) in enumerate(pairs, 1):
         found.packets = number
-        kind = _bare(old), _bare(new)
-        kinds.setdefault(_PORT.sub("", kind[0]), number)
+        bare = _bare(old)
+        kind = _digest(bare), _digest(_bare(new))
+        without_port = _PORT.sub("", bare)
+        kinds.setdefault(_digest(without_port), (number, _digest(_ENDS.sub("", without_port))))
         if kind in alike and _OWN.findall(old) == _OWN.findall(new):
             continue
         where = list(comparison.differences(json.loads(old), json.loads(new)))
@@ -97,7 +104,7 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
             alike.add(kind)
     found.kinds = len(kinds)
     every = found.packets <= _ALL
-    asked = list(range(1, found.packets + 1)) if every else sorted(kinds.values())[:_MOST]
+    asked = list(range(1, found.packets + 1)) if every else _chosen(kinds)
     found.explained = len(asked)
     both = itertools.zip_longest(_explained(before, asked), _explained(after, asked))
     for number, (was, now) in zip(asked, both, strict=False):
@@ -105,6 +112,21 @@ def check(before: Recording, after: Recording, comparison: Comparison, shown: in
     for one, other in comparison.pairs.torn():
         found.note(f"{one} and {other}", ["how many bits of a prefix they share"], shown)
     return found
+
+
+def _digest(text: str) -> bytes:
+    """Lines have some thousand characters each; tens of thousands of them differ."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _chosen(kinds: dict[bytes, tuple[int, bytes]]) -> list[int]:
+    """Packets of which why is asked: of each path and protocol first one, then another one, up to `_MOST`."""
+    seen: Counter[bytes] = Counter()
+    ranked = []
+    for number, path in kinds.values():
+        ranked.append((seen[path], number))
+        seen[path] += 1
+    return sorted(number for _, number in sorted(ranked)[:_MOST])
 
 
 def _check_rules(

@@ -109,6 +109,7 @@ class Routes:
             local = list(_followed(local[0], _changes(recording, namespace)))
             self._followed = len(local) < _MOST
         self._since, self._local = [time for time, _ in local], [found for _, found in local]
+        self._apart: dict[tuple[int, ...], tuple[list[_Table], dict[int, bool]]] = {}
         self._made: dict[tuple[_Table, _Table, tuple[RoutingRule, ...]], Tables] = {}
 
     @property
@@ -123,9 +124,18 @@ class Routes:
         local = self._local_tables(time_ns)
         name = functools.partial(self._interfaces.name, time_ns=time_ns[0])
         likely, sure = self._likely(time_ns)
-        others = list(dict.fromkeys(_of_table(one.routes or (), local=False) for one in likely))
-        plain = {version: sure and all(one.plain(version) for one in likely) for version in PLAIN}
-        return Fib(local, others, plain if self._whole else None, name)
+        others, plain = self._others(likely)
+        told = {version: sure and found for version, found in plain.items()}
+        return Fib(local, others, told if self._whole else None, name)
+
+    def _others(self, likely: list[_List]) -> tuple[list[_Table], dict[int, bool]]:
+        """Their routes that are not the host's own, and whether their rules are plain."""
+        key = tuple(map(id, likely))
+        if key not in self._apart:
+            others = dict.fromkeys(_of_table(one.routes or (), local=False) for one in likely)
+            plain = {version: all(one.plain(version) for one in likely) for version in PLAIN}
+            self._apart[key] = list(others), plain
+        return self._apart[key]
 
     def tables(self, time_ns: tuple[int, int]) -> tuple[list[Tables], bool]:
         """All routes and rules that may have been between two times, and whether there were no others.

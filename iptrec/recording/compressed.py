@@ -156,5 +156,6 @@ def _check_size(path: Path, size: int) -> None:
     packed = path.stat().st_size
     if size > min(_LARGEST, _SMALL + _RATIO * packed):
         raise RecordingError(
-            f"{path} has {packed:,} bytes and says that it holds a recording of {size:,}: unpack it first"
+            f"{path} has {packed:,} bytes and claims to hold a recording of {size:,}, more than so few bytes"
+            " can: not opened; who trusts it unpacks it and gives the .db"
         )

@@ -43,7 +43,11 @@ _SOLICITED_BITS: Final = 24
 _SMALL: Final = 1 << 16  # identifiers below it were given by hand, to gateways mostly
 _HALF: Final = 64  # bits of a network, and of an identifier
 _LOW_32, _LOW_24, _LOW_64 = (1 << 32) - 1, (1 << 24) - 1, (1 << 64) - 1
-_GROUP: Final = 1 << 40  # the bit of a MAC address that is one of a group
+# Groups of Ethernet that everybody has: of IPv4 and IPv6, of bridges, of Cisco, of clocks, all. Where there is
+# no link header nf_tables dumps what was in that memory before, which may look like another group.
+_GROUPS: Final = (
+    (0x01005E, 24), (0x3333, 32), (0x0180C2, 24), (0x01000C, 24), (0x011B19, 24), ((1 << 48) - 1, 0),
+)  # fmt: skip
 _IPV6_SOLICITED: Final = 0x3333FF
 
 
@@ -67,9 +71,13 @@ class Addresses:
                 tree.stays_as_is(*_ends(one))
 
     @property
-    def ends_stay(self) -> int:
-        """How many ranges are there whose ends stay as they are: over several /8, of IPv6 /16."""
-        return self._v4.ends_stay + self._v6.ends_stay
+    def ends_stay(self) -> list[str]:
+        """The ranges whose ends stay as they are: over several /8, of IPv6 /16."""
+        both = (
+            (self._v4.ends_stay, ipaddress.IPv4Address),
+            (self._v6.ends_stay, ipaddress.IPv6Address),
+        )
+        return [f"{kind(low)}-{kind(high)}" for some, kind in both for low, high in sorted(some)]
 
     def keep(self, low: bytes, high: bytes) -> bool:
         """Have a range be one afterwards; False where that cannot be. Before anything is mapped."""
@@ -107,6 +115,12 @@ class Addresses:
         if length and length < (8 if len(address) == V4 else 16):
             (self._v4 if len(address) == V4 else self._v6).keep(first, last)
         return True
+
+    def keep_border(self, first: int, size: int) -> bool:
+        """Have the order of addresses of ``size`` bytes to ``first`` stay (`Tree.keep_border`)."""
+        if size == MAC:
+            return self._keep_macs or not 0 < first < 1 << 48
+        return (self._v4 if size == V4 else self._v6).keep_border(first)
 
     def address(self, packed: bytes) -> bytes:
         """In the place of an address of 4 or 16 bytes."""
@@ -163,16 +177,28 @@ class Addresses:
     def _of_mac(self, number: int) -> int:
         if number >> 24 == _IPV6_SOLICITED:
             return number >> 24 << 24 | self._solicited(number & _LOW_24)
-        if self._keep_macs or number & _GROUP or not number:
+        if self._keep_macs or _stays(number):
             return number
         found = self._turned(number)
-        return found or self._turned(found)
+        while _stays(found):  # it stays one to one
+            found = self._turned(found)
+        return found
 
     def _turned(self, number: int) -> int:
         """Whose it is, and whether it was given by hand, stays."""
         found = self._mac(number)
         stays = 0xFFFFFF << 24 if self._oui else 3 << 40
         return found & ~stays | number & stays
+
+
+def is_group(packed: bytes) -> bool:
+    """Whether an address of Ethernet, or the first one of several, is of a group that everybody has."""
+    number = int.from_bytes(packed, "big")
+    return any(number >> behind == start for start, behind in _GROUPS)
+
+
+def _stays(number: int) -> bool:
+    return not number or is_group(number.to_bytes(MAC, "big"))
 
 
 def _is_eui(number: int) -> bool:

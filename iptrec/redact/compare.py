@@ -27,6 +27,8 @@ _BYTES: Final = re.compile(r"checksum|csum|@(?:ll|nh|th|ih),|\bth [sd]port\b|--u
 _ESCAPED: Final = re.compile(
     r"\\(?:[xuU])((?<=x)[0-9a-f]{2}|(?<=u)[0-9a-f]{4}|(?<=U)00(?:0[0-9a-f]|10)[0-9a-f]{4})"
 )
+_JUDGEMENTS: Final = frozenset({"fits", "because"})
+_PLAIN: Final = frozenset({int, bool, float, type(None)})
 _SUMS: Final = frozenset({"csum", "checksum"})
 _NAMES: Final = frozenset(
     {
@@ -44,6 +46,7 @@ _NAMES: Final = frozenset(
         "pod",
     }
 )
+_WHOLE_NAMES: Final = frozenset({"chain", "in", "out", "physin", "physout"})
 _RULES: Final = frozenset({"spec", "target_args"})
 _Path = tuple[str, ...]
 
@@ -61,8 +64,6 @@ class Comparison:
 
     def differences(self, before: Any, after: Any, path: _Path = ()) -> Iterator[_Path]:  # noqa: ANN401
         """Where they differ, in the order of the first one; ``()`` is all of it."""
-        if before == after:
-            return
         if isinstance(before, dict) and isinstance(after, dict):
             yield from self._of_objects(before, after, path)
         elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -74,17 +75,34 @@ class Comparison:
     def _of_objects(
         self, before: dict[str, Any], after: dict[str, Any], path: _Path
     ) -> Iterator[_Path]:
+        judged = self._is_judged(before, after)
         for key in dict.fromkeys([*before, *after]):
-            if key in _SUMS:
+            if key in _SUMS or (key in _JUDGEMENTS and not judged):
                 continue
             if key not in before or key not in after:
                 yield (*path, key)
-            else:
-                yield from self.differences(before[key], after[key], (*path, key))
+                continue
+            old, new = before[key], after[key]
+            if _is_same(old, new) or (
+                isinstance(old, str) and isinstance(new, str) and self._known.get((key, old, new))
+            ):
+                continue
+            renamed = key == "spec" and before.get("kind") == "renamed"
+            yield from self.differences(old, new, (*path, "chain" if renamed else key))
+
+    def _is_judged(self, before: dict[str, Any], after: dict[str, Any]) -> bool:
+        """Whether a rule says as much of a packet as before: not one of which something was taken out.
+
+        Then it may be unknown whether it fits, though it is not said to be otherwise.
+        """
+        old, new = before.get("spec"), after.get("spec")
+        if after.get("fits", "") is not None or not (isinstance(old, str) and isinstance(new, str)):
+            return True
+        return not (self._saved.is_taken_out(old, new) and self.rules(old, new))
 
     def _alike(self, before: Any, after: Any, path: _Path) -> bool:  # noqa: ANN401
         if not (isinstance(before, str) and isinstance(after, str)):
-            return False
+            return bool(before == after)
         key = next((one for one in reversed(path) if not one.isdecimal()), "")
         at = key, before, after
         if at not in self._known:
@@ -96,6 +114,8 @@ class Comparison:
             return self.rules(before, after)
         if key in _NAMES and self.pairs.name(before, after):
             return True
+        if key in _WHOLE_NAMES and before == after:
+            return False
         if key == "comment":
             return self.pairs.prose(before, after)
         return self.texts(before, after)
@@ -107,7 +127,7 @@ class Comparison:
 
     def texts(self, before: str, after: str) -> bool:
         """Whether a sentence is another one with what stands for its words."""
-        if before == after:
+        if before == after and self.pairs.stays(before):
             return True
         told = _IT_IS.match(before), _IT_IS.match(after)
         if told[0] and told[1] and _BYTES.search(told[0][1]):
@@ -151,6 +171,11 @@ class Comparison:
         """A condition of a rule, and what is said of it."""
         old, new = before.partition(" ("), after.partition(" (")
         return self.rules(old[0], new[0]) and self._sentence(old[2], new[2])
+
+
+def _is_same(before: Any, after: Any) -> bool:  # noqa: ANN401
+    """Whether both are the same number or word of JSON."""
+    return type(before) in _PLAIN and before == after
 
 
 def _around(text: str) -> list[str]:

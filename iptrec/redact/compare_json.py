@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.redact import nft_numbers
 from iptrec.redact.maps import UntrueError
-from iptrec.redact.words import length_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.redact.compare_nft import NftRules
     from iptrec.redact.pairs import Pairs
 
 _NAMES: Final = frozenset(
@@ -47,19 +46,16 @@ _Path = tuple[str, ...]
 
 
 class NftObjects:
-    """Compares objects of a listing; ``rules``: compares bytes of packets."""
+    """Compares objects of a listing."""
 
-    def __init__(self, pairs: Pairs, rules: NftRules) -> None:
+    def __init__(self, pairs: Pairs) -> None:
         self._pairs = pairs
-        self._rules = rules
 
     def object(self, before: Any, after: Any) -> Iterator[_Path]:  # noqa: ANN401 - JSON
         """Where they differ."""
         yield from self._values(before, after, (), _has_names(before))
 
     def _values(self, before: Any, after: Any, path: _Path, names: bool) -> Iterator[_Path]:  # noqa: ANN401
-        if before == after and type(before) is type(after):
-            return
         if isinstance(before, dict) and isinstance(after, dict):
             yield from self._of_dicts(before, after, path, names)
         elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -75,7 +71,7 @@ class NftObjects:
             yield path
             return
         match before:
-            case {"xt": _} if after["xt"] == {}:
+            case {"xt": told} if after["xt"] in ({}, told):
                 return
             case {"prefix": {"addr": str(address), "len": int(length)}}:
                 made = f"{_told(after, 'prefix', 'addr')}/{_told(after, 'prefix', 'len')}"
@@ -89,8 +85,27 @@ class NftObjects:
             case {"match": dict(match)} if isinstance(after["match"], dict):
                 yield from self._matches(match, after["match"], (*path, "match"))
                 return
+        found = self._set_or_looked_up(before, after, path)
+        if found is not None:
+            yield from found
+            return
         for key, value in before.items():
             yield from self._values(value, after[key], (*path, key), names or _has_names(value))
+
+    def _set_or_looked_up(
+        self, before: dict[str, Any], after: dict[str, Any], path: _Path
+    ) -> Iterator[_Path] | None:
+        """What is written into packets, and what is looked up in a map; None for other objects."""
+        match before, after:
+            case {"mangle": {"key": left, "value": old}}, {"mangle": {"key": key, "value": new}}:
+                where = "mangle"
+                compared = self._numbers(left, old, new, (*path, where, "value"))
+            case {"key": left, "data": {"set": list(old)}}, {"key": key, "data": {"set": new}}:
+                where = "key"
+                compared = self._pairs_of(left, old, new, (*path, "data"))
+            case _:
+                return None
+        return itertools.chain(self._values(left, key, (*path, where), _has_names(left)), compared)
 
     def _matches(
         self, before: dict[str, Any], after: dict[str, Any], path: _Path
@@ -98,48 +113,54 @@ class NftObjects:
         if [*before] != [*after]:
             yield path
             return
-        left, right, now = before.get("left"), before.get("right"), after.get("right")
+        left, op = before.get("left"), before.get("op")
         for key, value in before.items():
-            if key == "right" and self._compared(left, right, now, before.get("op")):
-                continue
-            yield from self._values(value, after[key], (*path, key), _has_names(left))
+            if key == "right":
+                yield from self._compared(left, op, value, after[key], (*path, key))
+            else:
+                yield from self._values(value, after[key], (*path, key), _has_names(left))
 
-    def _compared(self, left: Any, right: Any, now: Any, op: Any) -> bool:  # noqa: ANN401
+    def _compared(
+        self, left: Any, op: Any, before: Any, after: Any, path: _Path,  # noqa: ANN401
+    ) -> Iterator[_Path]:  # fmt: skip
         """What is mapped otherwise for what it is compared with."""
+        if op in nft_numbers.ORDERED and nft_numbers.is_ordered(left, before):
+            if before != after:
+                yield path
+            return
         match left:
-            case {"payload": {"base": str(base), "offset": int(offset), "len": int(length)}}:
-                return self._raw((base, offset, length), right, now)
-            case {"&": [_, str(mask)]} if isinstance(right, str):
-                try:
-                    length = length_of(mask, 128 if ":" in right else 32)
-                except (UntrueError, ValueError):
-                    return False
-                return self._is(f"{right}/{length}", f"{now}/{length}")
-        return op in ("<", ">", "<=", ">=") and isinstance(right, str) and self._border(right, now)
+            case {"&": [_, str(mask)]} if isinstance(before, str):
+                if not self._is(f"{before}/{mask}", f"{after}/{mask}"):
+                    yield path
+                return
+        yield from self._numbers(left, before, after, path)
 
-    def _raw(self, place: tuple[str, int, int], before: Any, after: Any) -> bool:  # noqa: ANN401
-        match before, after:
-            case int(), int():
-                return before == after or self._rules.raw(*place, before, after)
-            case list(), list():
-                return len(before) == len(after) and all(
-                    self._raw(place, *both) for both in zip(before, after, strict=True)
-                )
-            case {"set": old}, {"set": new}:
-                return self._raw(place, old, new)
-        return bool(before == after)
-
-    def _border(self, before: str, after: Any) -> bool:  # noqa: ANN401
-        """An end of two ranges, to the first and to the last address."""
+    def _numbers(self, left: Any, before: Any, after: Any, path: _Path) -> Iterator[_Path]:  # noqa: ANN401
+        """With numbers that stand for addresses."""
         try:
-            packed = ipaddress.ip_address(before).packed
-            made = self._pairs.maps.range(packed, b"\xff" * len(packed))[0]
-        except (UntrueError, ValueError):
-            return False
-        return bool(str(ipaddress.ip_address(made)) == after)
+            before = nft_numbers.mapped(self._pairs.maps, left, before)
+        except (UntrueError, OverflowError):
+            yield path
+            return
+        yield from self._values(before, after, path, _has_names(left))
+
+    def _pairs_of(
+        self, left: Any, before: list[Any], after: Any, path: _Path,  # noqa: ANN401
+    ) -> Iterator[_Path]:  # fmt: skip
+        """Keys and what they stand for."""
+        if not isinstance(after, list) or len(before) != len(after):
+            yield path
+            return
+        for at, (old, new) in enumerate(zip(before, after, strict=True)):
+            here = (*path, str(at))
+            if isinstance(old, list) and isinstance(new, list) and len(old) == len(new) == 2:  # noqa: PLR2004
+                yield from self._numbers(left, old[0], new[0], here)
+                yield from self._values(old[1], new[1], here, _has_names(left))
+            else:
+                yield from self._values(old, new, here, _has_names(left))
 
     def _range(self, low: str, high: str, after: list[Any]) -> bool:
-        if [low, high] == after:
+        if [low, high] == after and self._pairs.stays(f"{low}-{high}"):
             return True
         return all(isinstance(one, str) for one in after) and (
             self._is(f"{low}-{high}", "-".join(after)) or self._macs(low, high, after)
@@ -156,18 +177,23 @@ class NftObjects:
         return made == after
 
     def _is(self, before: str, after: str) -> bool:
-        return before == after or self._pairs.addresses(before, after)
+        return (before == after and self._pairs.stays(before)) or self._pairs.addresses(
+            before, after
+        )
 
     def _alike(self, before: Any, after: Any, path: _Path, names: bool) -> bool:  # noqa: ANN401
         if not (isinstance(before, str) and isinstance(after, str)):
-            return False  # numbers, and what is not of the same type
+            return bool(before == after and type(before) is type(after))
         key = next((one for one in reversed(path) if not one.isdecimal()), "")
         if key in _PROSE:
             return self._pairs.prose(before, after)
         if before.startswith("@"):
             return after.startswith("@") and self._pairs.name(before[1:], after[1:])
-        if key in _NAMES and self._pairs.name(before, after):
+        named = key in _NAMES or path[-2:] == ("dup", "addr")  # in netdev tables a device
+        if named and self._pairs.name(before, after):
             return True
+        if before == after and key not in _NAMES:
+            return self._pairs.stays(before)
         if self._pairs.addresses(before, after):
             return True
         return names and key in _SIDES and self._pairs.name(before, after)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from iptrec.redact import raw_payload
+from iptrec.redact import nft_numbers, raw_payload
 from iptrec.redact.maps import UntrueError
+from iptrec.redact.nft_selectors import Selectors, is_head
 from iptrec.redact.pairs import NUMBER
-from iptrec.redact.words import length_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +25,10 @@ _QUOTED: Final = re.compile(r'"(.*)"(\*?)', re.DOTALL)
 _MASKED: Final = re.compile(r"& (\S*[.:]\S*) (?:==|!=) ([0-9a-fA-F]*[.:][0-9a-fA-F.:]*)(?=\s|$)")
 # Before a name without quotes: of a chain, an interface, an object, and of what a host has names for
 _NAMED: Final = frozenset({"jump", "goto", "device", "name", "to"})
+_ALWAYS_NAMED: Final = frozenset({"jump", "goto", "device"})
+_TIMES: Final = frozenset(
+    {"hour", "day", "time"}
+)  # of which nft quotes what they are compared with
 _HOSTS_WORDS: Final = frozenset(
     {
         "mark",
@@ -48,6 +52,7 @@ _FAMILIES: Final = frozenset({"ip", "ip6", "inet", "arp", "bridge", "netdev"})
 _PROSE: Final = frozenset({"comment", "prefix"})
 _PUNCTUATION: Final = frozenset("{}();,=")
 _BETWEEN: Final = frozenset({"==", "!=", "{", ",", "set", "!", "vmap", "."})
+_BETWEEN_QUOTED: Final = frozenset('"-<>=!{,')  # first characters
 _DEVICES: Final = re.compile(r"\s*(?:devices = |hook .*device)")
 WORDS: Final = "the number of words"
 _SHORT: Final = 40  # characters of a word that is told
@@ -58,11 +63,16 @@ class NftRules:
 
     def __init__(self, pairs: Pairs) -> None:
         self._pairs = pairs
+        self._selectors = Selectors()
+        self._is_head = False
 
     def rule(self, before: str, after: str) -> Iterator[str]:
-        """Before which words they differ."""
-        if before == after:
-            return
+        """Before which words a rule differs."""
+        self._selectors = Selectors()
+        return self.line(before, after)
+
+    def line(self, before: str, after: str) -> Iterator[str]:
+        """The same of the next line of a listing; what a set has is told by the lines before its elements."""
         old, new = _WORD.findall(before), _WORD.findall(after)
         if len(old) != len(new) or _WORD.sub("", before) != _WORD.sub("", after):
             yield WORDS
@@ -70,22 +80,32 @@ class NftRules:
         masks = {one[2]: one[1] for one in _MASKED.finditer(before)}
         listed = _DEVICES.match(before) is not None
         behind: list[str] = []
+        self._is_head = head = is_head(before)
+        self._selectors.line(old[0] if old else "", head=head)
         for was, now in zip(old, new, strict=True):
-            alike = was == now or self._alike(was, now, behind, masks)
+            alike = self._alike(was, now, behind, masks)
             if not alike and not (listed and self._pairs.name(was, now)):
                 yield (behind[-1] if behind else was)[:_SHORT]
+            self._selectors.feed(was)
             if was not in _PUNCTUATION:
                 behind.append(was)
 
     def _alike(self, before: str, after: str, behind: Sequence[str], masks: dict[str, str]) -> bool:
         last = behind[-1] if behind else ""
         if before.startswith('"'):
-            return self._quoted(before, after, last)
+            of = next((one for one in reversed(behind) if one[0] not in _BETWEEN_QUOTED), "")
+            return (before == after and of in _TIMES) or self._quoted(before, after, last)
         if before.startswith("@") and not raw_payload.NAMED.fullmatch(before):
             return after.startswith("@") and self._pairs.name(before[1:], after[1:])
-        if before in masks and self._masked(before, after, masks[before]):
-            return True
-        if self._raw(before, after, behind) or self._pairs.addresses(before, after):
+        if before in masks:
+            return self._masked(before, after, masks[before])
+        number = self._number(before)
+        if number is not None:
+            return number == after
+        heads = self._is_head and last in _OBJECTS | _FAMILIES
+        if before == after and not (heads or last in _ALWAYS_NAMED):
+            return self._pairs.stays(before)
+        if self._pairs.addresses(before, after):
             return True
         if last in _NAMED or (last in _OBJECTS and behind[:-1] in ([], ["ct"])):
             return self._pairs.name(before, after)
@@ -105,29 +125,20 @@ class NftRules:
     def _masked(self, before: str, after: str, mask: str) -> bool:
         """An address that is compared with the beginning of others."""
         try:
-            length = length_of(mask, 128 if ":" in before else 32)
-            return self._pairs.words.addresses(f"{before}/{length}") == f"{after}/{length}"
-        except (UntrueError, ValueError):
+            return self._pairs.words.addresses(f"{before}/{mask}") == f"{after}/{mask}"
+        except UntrueError:
             return False
 
-    def _raw(self, before: str, after: str, behind: Sequence[str]) -> bool:
-        """Bytes that are compared with those of a packet by their place."""
-        of = next(
-            (one for one in reversed(behind) if one not in _BETWEEN and not _is_number(one)), ""
-        )
-        given = raw_payload.NAMED.fullmatch(of)
-        if given is None or not (_is_number(before) and _is_number(after)):
-            return False
-        place = given[1], int(given[2]), int(given[3])
-        return self.raw(*place, int(before, 0), int(after, 0))
-
-    def raw(self, base: str, offset: int, length: int, before: int, after: int) -> bool:
-        """Whether a number is that in the place of another one."""
+    def _number(self, before: str) -> str | None:
+        """What has to stand in the place of a number, or of what is compared by order; None for other words."""
+        left, op = self._selectors.left, self._selectors.op
+        value = nft_numbers.parsed(before)
+        if op in nft_numbers.ORDERED and nft_numbers.is_ordered(left, value):
+            return before
+        if left is None or isinstance(value, str):
+            return None
         try:
-            return raw_payload.mapped(self._pairs.maps, base, offset, length, before) == after
+            made = nft_numbers.mapped(self._pairs.maps, left, value)
         except (UntrueError, OverflowError):
-            return False
-
-
-def _is_number(word: str) -> bool:
-    return NUMBER.fullmatch(word) is not None
+            return before
+        return nft_numbers.printed(made, before)

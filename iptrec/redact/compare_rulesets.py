@@ -40,7 +40,7 @@ class Rulesets:
     def __init__(self, pairs: Pairs) -> None:
         self._saved = SaveRules(pairs)
         self._nft = NftRules(pairs)
-        self._objects = NftObjects(pairs, self._nft)
+        self._objects = NftObjects(pairs)
         self._alike: set[tuple[Any, Any]] = set()
         self.rules = 0  # texts that were compared
 
@@ -94,12 +94,12 @@ class Rulesets:
             return
         compare: Callable[[str, str], Iterator[str]]
         compare, place = (
-            (self._nft.rule, _NftPlace()) if kind == _TEXT else (self._saved.line, _SavePlace())
+            (self._nft.line, _NftPlace()) if kind == _TEXT else (self._saved.line, _SavePlace())
         )
         for old, new in zip(before, after, strict=True):
             where = place.of(old)
             self.rules += where.startswith("rule ")
-            if old == new or (old, new) in self._alike:
+            if kind != _TEXT and (old, new) in self._alike:
                 continue
             fields = list(compare(old, new))
             if not fields:

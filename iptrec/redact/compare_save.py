@@ -10,6 +10,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rulesets.iptables_save import WORD
+from iptrec.redact import byte_programs
+from iptrec.redact.maps import UntrueError
 from iptrec.redact.names import public
 from iptrec.redact.words import NUMBER
 
@@ -41,6 +43,8 @@ _PAYLOADS: Final = frozenset(
 _SHORT: Final = frozenset({"-p", "-m", "-t", "-c", "-s", "-d", "-f", "!"})
 _HIDDEN: Final = re.compile(r"redacted|[0-9a-f]{1,32}")
 _NOT_JUDGED: Final = "--redacted"
+_GONE: Final = "redacted"
+_TAKEN_OUT: Final = frozenset({_NOT_JUDGED, _GONE, f'"{_GONE}"'})
 WORDS: Final = "the number of words"
 
 
@@ -52,13 +56,15 @@ class SaveRules:
 
     def line(self, before: str, after: str) -> Iterator[str]:
         """Which fields of a line of a listing differ: options, or what else it tells."""
-        if before == after or (before.startswith("#") and after.startswith("#")):
+        if before in ("", "COMMIT") and before == after:
+            return
+        if before.startswith("#") and after.startswith("#"):
             return
         if before[:1] not in "*:" or before[:1] != after[:1]:
             yield from self.rule(before, after)
             return
         old, new = (one[1:].partition(" ") for one in (before, after))
-        if not self._name(old[0], new[0]):
+        if not self._pairs.name(old[0], new[0]):
             yield "the table's name" if before[0] == "*" else "the chain's name"
         if old[1:] != new[1:]:
             yield "the policy"
@@ -77,7 +83,7 @@ class SaveRules:
                     yield was
                 option, place = was, 0
             else:
-                if was != now and not self._value(option, place, was, now):
+                if not self._value(option, place, was, now):
                     yield option or "its beginning"
                 place += was != "!"
             last = was
@@ -90,17 +96,39 @@ class SaveRules:
         if option in _PROSE:
             return self._pairs.prose(_ESCAPED.sub(r"\1", before), _ESCAPED.sub(r"\1", after))
         if option in _PAYLOADS:
-            return _HIDDEN.fullmatch(after) is not None
-        if option in _NAMES:
-            return not place and self._name(before, after)
+            return self._hidden(option, before, after)
+        if option in _NAMES and (not place or before != after):
+            return not place and self._pairs.name(before, after)
+        if before == after and (option not in _NAMED or NUMBER.fullmatch(before)):
+            return self._pairs.stays(before)
         if self._pairs.addresses(before, after):
             return True
         if NUMBER.fullmatch(before) or before == "!":
             return False
         if option in _NAMED:
-            return not place and self._name(before, after)
+            return not place and self._pairs.name(before, after)
         known = option in _SHORT or option.removeprefix("--") in public().options
-        return not known and option.startswith("--") and self._name(before, after)
+        return not known and option.startswith("--") and self._pairs.name(before, after)
 
-    def _name(self, before: str, after: str) -> bool:
-        return before == after or self._pairs.name(before, after)
+    def _hidden(self, option: str, before: str, after: str) -> bool:
+        """What is compared with payloads may stay where these do, and numbers where no address is in them."""
+        if option == "--u32":
+            return after == _GONE or after in self._tests(before)
+        if option == "--bytecode":
+            plain = any(byte_programs.is_plain_bytecode(before, ipv6=one) for one in (False, True))
+            return after == _GONE or (before == after and plain)
+        if before == after:
+            return self._pairs.keeps_payload
+        return _HIDDEN.fullmatch(after) is not None
+
+    def _tests(self, before: str) -> Iterator[str | None]:
+        """What may be in the place of tests of u32, which differ for IPv4 and IPv6."""
+        for ipv6 in (False, True):
+            try:
+                yield byte_programs.u32(self._pairs.maps, before, ipv6=ipv6)
+            except UntrueError:
+                yield None
+
+    def is_taken_out(self, before: str, after: str) -> bool:
+        """Whether a rule has something else to compare with packets, so that nothing can be said of it."""
+        return after != before and any(one in after.split() for one in _TAKEN_OUT)

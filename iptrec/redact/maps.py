@@ -37,6 +37,9 @@ class Maps(Protocol):
     def range(self, low: bytes, high: bytes) -> tuple[bytes, bytes]:
         """The ends of a range of addresses of 4, 6 or 16 bytes. Raises `UntrueError`."""
 
+    def border(self, first: int, size: int) -> None:
+        """Addresses of ``size`` bytes are compared by order: are they below ``first``. Raises `UntrueError`."""
+
     def mac(self, packed: bytes) -> bytes:
         """An address of Ethernet."""
 
@@ -79,6 +82,11 @@ class Survey:
         if not self._addresses.keep(low, high):
             raise UntrueError("a range that would not be one afterwards")
         return low, high
+
+    def border(self, first: int, size: int) -> None:
+        """See `Maps`."""
+        if not self._addresses.keep_border(first, size):
+            raise UntrueError("a comparison by the order of addresses")
 
     def mac(self, packed: bytes) -> bytes:
         """See `Maps`."""
@@ -130,6 +138,9 @@ class Redaction:
         of = self._addresses.mac if len(low) == 6 else self._addresses.address  # noqa: PLR2004
         first, last = self._ends_of_network(low, high) or (of(low), of(high))
         return first, last
+
+    def border(self, first: int, size: int) -> None:
+        """See `Maps`; what is compared stays."""
 
     def _ends_of_network(self, low: bytes, high: bytes) -> tuple[bytes, bytes] | None:
         """Of a range that is one."""

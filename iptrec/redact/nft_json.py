@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.errors import UsageError
-from iptrec.redact import raw_payload
+from iptrec.redact import nft_numbers
 from iptrec.redact.maps import UntrueError
 from iptrec.redact.names import public
-from iptrec.redact.words import Words, length_of
+from iptrec.redact.words import Words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,6 @@ _INTERFACES: Final = frozenset(
 )
 _REFERENCES: Final = frozenset({"counter", "quota", "limit", "ct helper", "synproxy"})  # to objects
 _COMBINED: Final = frozenset({"&", "|", "^", "<<", ">>"})
-_ORDERED: Final = frozenset({"<", ">", "<=", ">="})
 _NAME, _PLAIN = "name", ""
 
 
@@ -70,11 +69,23 @@ class NftJson:
             listed = [types] if isinstance(types, str) else types
             if isinstance(listed, list) and all(isinstance(one, str) for one in listed):
                 self._types[value["family"], value["table"], value["name"]] = listed
+            if "integer" in value["type"]:
+                value = {**value, "elem": self._of_numbers(value["type"], value.get("elem"))}
         of_names = kind in ("set", "map") and value.get("type") == "ifname"
         return {
             key: self._member(key, one, _NAME if key == "elem" and of_names else _PLAIN)
             for key, one in value.items()
         }
+
+    def _of_numbers(self, types: Any, elements: Any) -> Any:  # noqa: ANN401
+        """Elements of a set of numbers, whose places in packets the listing does not tell."""
+        left = {"concat": types} if isinstance(types, list) else types
+        keys = [
+            one[0] if isinstance(one, list) and len(one) == 2 else one  # noqa: PLR2004
+            for one in elements or ()
+        ]
+        nft_numbers.mapped(self._maps, left, keys)
+        return elements
 
     def _member(self, key: str, value: Any, kind: str = _PLAIN) -> Any:  # noqa: ANN401
         if key in _AS_IT_IS and not isinstance(value, dict):
@@ -109,6 +120,13 @@ class NftJson:
             case {"match": {"left": left, "right": right, **rest}}:
                 op = str(rest.get("op"))
                 return {"match": {**rest, **self._match(left, right, op)}}
+            case {"dup": {"addr": str(name), **rest}} if not _size(
+                name
+            ):  # a device, in netdev tables
+                return {"dup": {"addr": self._maps.name(name), **self._value(rest)}}
+            case {"mangle": {"key": key, "value": set_}}:
+                set_ = self._value(nft_numbers.mapped(self._maps, key, set_))
+                return {"mangle": {"key": self._value(key), "value": set_}}
             case {"vmap": {"key": key, "data": data}} | {"map": {"key": key, "data": data}}:
                 (name,) = value
                 return {name: {"key": self._value(key), "data": self._looked_up(key, data)}}
@@ -141,7 +159,10 @@ class NftJson:
         kind = self._kind(key)
         return {
             "set": [
-                [self._value(pair[0], kind), self._value(pair[1])]
+                [
+                    self._value(nft_numbers.mapped(self._maps, key, pair[0]), kind),
+                    self._value(pair[1]),
+                ]
                 if isinstance(pair, list) and len(pair) == 2  # noqa: PLR2004
                 else self._value(pair, kind)
                 for pair in data["set"]
@@ -150,44 +171,23 @@ class NftJson:
 
     def _match(self, left: Any, right: Any, op: str) -> dict[str, Any]:  # noqa: ANN401
         mapped = self._value(left)
+        if op in nft_numbers.ORDERED and nft_numbers.is_ordered(left, right):
+            nft_numbers.border(self._maps, left, op, right)
+            return {"left": mapped, "right": right}
         match left:
-            case {"payload": {"base": str(base), "offset": int(offset), "len": int(length)}}:
-                return {"left": mapped, "right": self._raw(base, offset, length, right)}
             case {"&": [of, str(mask)]} if _is_address(of) and isinstance(right, str):
-                network = self._network(right, length_of(mask, 8 * _size(right)))
-                return {"left": mapped, "right": network}
+                masked = self._words.addresses(f"{right}/{mask}")
+                return {"left": mapped, "right": masked.partition("/")[0]}
             case dict() if _COMBINED & set(left) and "addr" in json.dumps(left):
                 raise UntrueError("a comparison of a part of an address")
-        if op in _ORDERED and isinstance(right, str) and _size(right):
-            return {"left": mapped, "right": self._border(right)}
-        return {"left": mapped, "right": self._value(right, self._kind(left))}
+        found = nft_numbers.mapped(self._maps, left, right)
+        return {"left": mapped, "right": self._value(found, self._kind(left))}
 
     def _kind(self, left: Any) -> str:  # noqa: ANN401
         match left:
             case {"meta": {"key": str(key)}} if key in _INTERFACES:
                 return _NAME
         return _PLAIN
-
-    def _raw(self, base: str, offset: int, length: int, right: Any) -> Any:  # noqa: ANN401
-        match right:
-            case int():
-                return raw_payload.mapped(self._maps, base, offset, length, right)
-            case list():
-                return [self._raw(base, offset, length, one) for one in right]
-            case {"set": list(some)}:
-                return {"set": [self._raw(base, offset, length, one) for one in some]}
-            case {"range": _} | {"prefix": _} if length > raw_payload.SMALL and base in (
-                "ll",
-                "nh",
-            ):
-                raise UntrueError("a comparison of a part of an address")
-        return self._value(right)
-
-    def _border(self, address: str) -> str:
-        """An end of two ranges, to the first and to the last address: others stay on their side."""
-        packed = ipaddress.ip_address(address).packed
-        self._maps.range(bytes(len(packed)), packed)
-        return str(ipaddress.ip_address(self._maps.range(packed, b"\xff" * len(packed))[0]))
 
     def _network(self, address: str, length: int) -> str:
         packed = ipaddress.ip_address(address).packed

@@ -7,10 +7,11 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
-from iptrec.redact import raw_payload
+from iptrec.redact import nft_numbers, raw_payload
 from iptrec.redact.maps import UntrueError
 from iptrec.redact.names import public
-from iptrec.redact.words import Words, length_of
+from iptrec.redact.nft_selectors import Selectors, is_head
+from iptrec.redact.words import Words
 
 if TYPE_CHECKING:
     from iptrec.redact.maps import Maps
@@ -41,6 +42,7 @@ class NftText:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
         self._words = Words(maps)
+        self._selectors = Selectors()
 
     def __call__(self, text: str) -> str:
         """All lines. Raises `UsageError` with a rule that would not stay true."""
@@ -60,41 +62,51 @@ class NftText:
         known: dict[int, str] = {}
         for found in _MASKED.finditer(line):
             known[found.start(3)] = self._masked(found)
-        head = line.lstrip("\t").endswith("{\n") and "=" not in line
-        made, at, before, raw = [], 0, ["", "", ""], None
+        head = is_head(line)
+        self._selectors.line(line.split(None, 1)[0] if line.strip() else "", head=head)
+        made, at, before = [], 0, ["", "", ""]
         for found in _WORD.finditer(line):
             made.append(line[at : found.start()])
             at = found.end()
             word = found[0]
             if found.start() in known:
                 made.append(known[found.start()])
-            elif raw is not None and (number := _number(word)) is not None:
-                made.append(self._raw(raw, number, word))
+                self._selectors.feed(word)
             else:
                 made.append(self._word(word, before, head=head))
-            if given := raw_payload.NAMED.fullmatch(word):
-                raw = given[1], int(given[2]), int(given[3])
-            elif word not in ("==", "!=", "{"):
-                raw = None
             before = [*before[1:], word]
         return "".join(made) + line[at:]
 
     def _masked(self, found: re.Match[str]) -> str:
-        size = 128 if ":" in found[3] else 32
-        length = length_of(found[1], size)
-        return self._words.addresses(f"{found[3]}/{length}").partition("/")[0]
-
-    def _raw(self, place: tuple[str, int, int], number: int, word: str) -> str:
-        made = raw_payload.mapped(self._maps, *place, number)
-        text = hex(made) if word.startswith("0x") else str(made)
-        return text + word[len(word.rstrip(_PUNCTUATION)) :]
+        return self._words.addresses(f"{found[3]}/{found[1]}").partition("/")[0]
 
     def _word(self, word: str, before: list[str], *, head: bool) -> str:
-        core = word.strip(_PUNCTUATION)
+        core = "" if word in nft_numbers.ORDERED else word.strip(_PUNCTUATION)
         if not core:
+            self._feed(word)
             return word
         start, end = word[: word.index(core[0])], word[word.index(core[0]) + len(core) :]
-        return start + self._core(core, before, head=head) + end
+        self._feed(start)
+        made = self._compared(core)
+        made = self._core(core, before, head=head) if made is None else made
+        self._feed(core)
+        self._feed(end)
+        return start + made + end
+
+    def _feed(self, word: str) -> None:
+        for one in word if not word.strip("{}(),;") else [word]:
+            self._selectors.feed(one)
+
+    def _compared(self, word: str) -> str | None:
+        """A number, or what is compared by order, in its place; None for other words."""
+        left, op = self._selectors.left, self._selectors.op
+        value = nft_numbers.parsed(word)
+        if op in nft_numbers.ORDERED and nft_numbers.is_ordered(left, value):
+            nft_numbers.border(self._maps, left, op, value)
+            return word
+        if left is None or isinstance(value, str):
+            return None
+        return nft_numbers.printed(nft_numbers.mapped(self._maps, left, value), word)
 
     def _core(self, word: str, before: list[str], *, head: bool) -> str:
         last = before[-1]
@@ -104,7 +116,7 @@ class NftText:
                 return word
             change = self._words.prose if last in _PROSE else self._maps.name
             return f'"{change(inner)}"{"*" * word.endswith("*")}'
-        if raw_payload.NAMED.fullmatch(word):
+        if raw_payload.NAMED.fullmatch(word) or before[-2:-1] == ["xt"]:  # an extension of iptables
             return word
         if word.startswith("@"):
             return "@" + self._maps.name(word[1:])
@@ -118,11 +130,3 @@ class NftText:
         if _SPAN.fullmatch(word) or _UNITS.issuperset(word.split("/")):
             return word
         return self._words.value(word)
-
-
-def _number(word: str) -> int | None:
-    core = word.strip(_PUNCTUATION)
-    try:
-        return int(core, 0)
-    except ValueError:
-        return None

@@ -26,6 +26,7 @@ _INSIDE: Final = tuple(
     map(ipaddress.ip_network, ("fe80::/64", "ff02::1:ff00:0/104", "::ffff:0:0/96", "64:ff9b::/96"))
 )
 _SEPARATORS: Final = ("/", ":", ".", "-", "@")
+_PAYLOAD: Final = b"any payload"
 _MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 
 
@@ -44,6 +45,18 @@ class Pairs:
         back = self._back.setdefault((kind, after), before)
         return there == after and back == before
 
+    @property
+    def keeps_payload(self) -> bool:
+        """Whether payloads stay."""
+        return self.maps.filler(_PAYLOAD) == _PAYLOAD
+
+    def stays(self, text: str) -> bool:
+        """Whether a text may be the same one afterwards: its addresses are those that stay."""
+        try:
+            return not self.words.has_address(text) or self.words.addresses(text) == text
+        except UntrueError:
+            return True
+
     def name(self, before: str, after: str) -> bool:
         """Of a chain, table, set, interface, host, user."""
         return self.maps.name(before) == after and self._one_to_one("name", before, after)
@@ -54,7 +67,7 @@ class Pairs:
         return len(old) == len(new) and all(map(self._of_prose, old, new))
 
     def _of_prose(self, before: str, after: str) -> bool:
-        return before == after or self.addresses(before, after) or self.maps.prose(before) == after
+        return self.addresses(before, after) or self.maps.prose(before) == after
 
     def addresses(self, before: str, after: str) -> bool:
         """A word with addresses, networks, ranges in it; what is beside them is the same."""
@@ -83,7 +96,9 @@ class Pairs:
 
     def word(self, before: str, after: str, kept: frozenset[str] = frozenset()) -> bool:
         """A word of a sentence: an address, a name, or several of these with separators. ``kept``: keywords."""
-        if before == after or self.addresses(before, after) or self._mac(before, after):
+        if before == after:
+            return self.stays(before)
+        if self.addresses(before, after) or self._mac(before, after):
             return True
         if self._there.get(("name", before)) == after:  # whatever else the word may be
             return True

@@ -16,22 +16,33 @@ _V4: Final = ((96, 32), (128, 32))
 _V6: Final = ((64, 128), (192, 128))
 _MACS: Final = ((0, 48), (48, 48))
 _IN_NETWORK: Final = range(64, 320)  # where addresses are, bits
+_IN_LINK: Final = 96  # where those of Ethernet end
 _BEHIND: Final = 64  # the transport header may end here
+
+
+def is_address(base: str, offset: int, length: int) -> bool:
+    """Whether an address is there."""
+    place = offset, length
+    return place in _V4 + _V6 if base == "nh" else base == "ll" and place in _MACS
+
+
+def has_address(base: str, offset: int, length: int) -> bool:
+    """Whether as much of one may be there as is not told."""
+    if length <= SMALL:
+        return False
+    if base == "nh":
+        return offset + length > _IN_NETWORK.start and offset < _IN_NETWORK.stop
+    return base == "ll" and offset < _IN_LINK
 
 
 def mapped(maps: Maps, base: str, offset: int, length: int, number: int) -> int:
     """What is compared, in its place. Raises `UntrueError` for a part of an address."""
     if length <= SMALL:
         return number
-    place = offset, length
-    if base == "nh" and place in _V4 + _V6:
+    if is_address(base, offset, length):
         packed = number.to_bytes(length // 8, "big")
-        return int.from_bytes(maps.address(packed), "big")
-    if base == "ll" and place in _MACS:
-        return int.from_bytes(maps.mac(number.to_bytes(6, "big")), "big")
-    if (base == "nh" and offset + length > _IN_NETWORK.start and offset < _IN_NETWORK.stop) or (
-        base == "ll" and offset < 96  # noqa: PLR2004
-    ):
+        return int.from_bytes((maps.mac if base == "ll" else maps.address)(packed), "big")
+    if has_address(base, offset, length):
         raise UntrueError(f"a comparison of @{base},{offset},{length}, a part of an address,")
     if base == "ih" or (base == "th" and offset >= _BEHIND):
         maps.removed("what nft compares with a payload")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rulesets.iptables_save import WORD
 from iptrec.errors import UsageError
+from iptrec.redact import byte_programs
 from iptrec.redact.maps import UntrueError
 from iptrec.redact.names import public
 from iptrec.redact.words import NUMBER, Words
@@ -47,14 +48,9 @@ _ESCAPED: Final = re.compile(r"\\(.)")
 _SPECIAL: Final = re.compile(r"""["'\\]""")
 _U32, _BYTECODE = "--u32", "--bytecode"
 _PAYLOAD: Final = b"any payload"
-_U32_TEST: Final = re.compile(r"(\d+|0x[0-9a-fA-F]+)(?:&\w+|>>\w+|<<\w+)*=[\w:,]+")
-_SMALL: Final = 0xFFFF  # no address is in numbers up to this
-_V4_ADDRESSES: Final = range(9, 20)  # where a number of four bytes has some of them
-_V6_ADDRESSES: Final = range(5, 40)
 _GONE: Final = "redacted"
 _NOT_JUDGED: Final = "--redacted"  # an option that nobody knows
 _OURS: Final = re.compile(r'--comment "?iptrec:[0-9a-f-]{36}"? ')
-_MODE, _ABSOLUTE = 0xE0, 0x20  # BPF_MODE, BPF_ABS
 
 
 class SaveText:
@@ -147,9 +143,12 @@ class SaveText:
                 return word
             self._maps.removed(f"what iptables's {option} looks for")
             return "".join(self._maps.digest(word.encode()).hex())[: max(len(word), 1)]
-        is_plain = _is_plain_u32 if option == _U32 else _is_plain_bytecode
-        if is_plain(word, ipv6=ipv6):
-            return word
+        if option == _U32:
+            made = byte_programs.u32(self._maps, word, ipv6=ipv6)
+        else:
+            made = word if byte_programs.is_plain_bytecode(word, ipv6=ipv6) else None
+        if made is not None:
+            return made
         if not self._ours:  # the filter is told with the recording's facts
             self._maps.removed(f"what iptables's {option} compares")
         return _GONE
@@ -162,34 +161,3 @@ class SaveText:
 
 def _looks_like_value(word: str) -> bool:
     return bool(re.fullmatch(r"-\d+.*", word)) or word in ("-", "->")
-
-
-def _is_plain_u32(test: str, *, ipv6: bool) -> bool:
-    """Whether it compares small numbers, of where there is no address."""
-    addresses = _V6_ADDRESSES if ipv6 else _V4_ADDRESSES
-    for part in test.split("&&"):
-        found = _U32_TEST.fullmatch(part.strip().replace(" ", ""))
-        if found is None or int(found[1], 0) in addresses:
-            return False
-        compared = part.rpartition("=")[2]
-        if any(int(one, 0) > _SMALL for one in re.findall(r"0x[0-9a-fA-F]+|\d+", compared)):
-            return False
-    return True
-
-
-def _is_plain_bytecode(code: str, *, ipv6: bool) -> bool:
-    """Whether a program of BPF compares small numbers, and loads nothing of an address by its place."""
-    addresses = range(8, 40) if ipv6 else range(10, 20)  # and the checksum
-    for line in code.split(",")[1:]:
-        words = line.split()
-        if len(words) != 4 or not all(one.isdecimal() for one in words):  # noqa: PLR2004
-            return False
-        instruction, constant = int(words[0]), int(words[3])
-        size = {0: 4, 8: 2, 16: 1}.get(instruction & 0x18, 0)
-        if instruction & 7 in (0, 1):  # BPF_LD, BPF_LDX
-            touched = range(constant, constant + size)
-            if instruction & _MODE == _ABSOLUTE and set(touched) & set(addresses):
-                return False
-        elif constant > _SMALL and instruction & 7 != 6:  # noqa: PLR2004 - BPF_RET
-            return False
-    return True

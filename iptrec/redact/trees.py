@@ -22,7 +22,7 @@ _CACHED: Final = 1 << 16
 class Tree:
     """Numbers of ``size`` bits, of which the first ``head`` are mapped as a whole.
 
-    ``keep``, `stays` and `stays_as_is` are to be called before the first number is mapped.
+    ``keep``, `keep_border`, `stays` and `stays_as_is` are to be called before the first number is mapped.
     """
 
     def __init__(self, key: Key, purpose: str, size: int, head: int) -> None:
@@ -35,8 +35,13 @@ class Tree:
         self._kept: set[tuple[int, int]] = (
             set()
         )  # nodes: how many bits are behind them, and those before
-        self.ends_stay = 0  # of ranges over several heads: both are known then
+        self.ends_stay: set[tuple[int, int]] = (
+            set()
+        )  # ranges over several heads: both ends are known
         self._same: list[tuple[int, int]] = []  # ranges whose numbers stay
+        self._edges: set[int] = (
+            set()
+        )  # first numbers of ranges that stay, and first ones behind them
         self._flips: dict[tuple[int, int], bytes] = {}
         self._known: dict[int, int] = {}
         self._heads: dict[int, int] | None = None
@@ -50,16 +55,37 @@ class Tree:
                 self._ranges.append((first, last))
             return
         if first < last:
-            self.ends_stay += 1
+            self.ends_stay.add((low, high))
             self._ranges += [(first, first), (last, last)]
             if first + 1 < last:
                 self._ranges.append((first + 1, last - 1))
         for end in (low, high):
             self._keep_way(end, 0, min(split, self._rest))
 
+    def keep_border(self, first: int) -> bool:
+        """Have what is below a number stay below it, and it be the same one; False where that would tell of it.
+
+        As many numbers are below it afterwards, so it cannot be another one; and of those beside it the bits
+        that they share with it stay. That tells nothing where it is the first one of a head, or an end of what
+        stays.
+        """
+        if 0 < first < 1 << self._size:
+            if first & ((1 << self._rest) - 1) and not self._is_known(first):
+                return False
+            head = first >> self._rest
+            self._ranges.append((head, (1 << self._head) - 1))
+            if first & ((1 << self._rest) - 1):
+                self._ranges.append((head, head))
+        return True
+
+    def _is_known(self, first: int) -> bool:
+        """Whether it, and the one before it, are in or at a range that stays."""
+        return first in self._edges or any(low <= first <= high + 1 for low, high in self._same)
+
     def stays(self, low: int, high: int) -> None:
         """Have a range stay the same one; what is in it is mapped."""
         self.keep(low, high)
+        self._edges |= {low, high + 1}
         first, last = low >> self._rest, high >> self._rest
         if first == last:
             self._ranges.append((first, first))

@@ -7,6 +7,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
 
+from iptrec.redact.addresses import is_group
 from iptrec.redact.maps import UntrueError
 from iptrec.redact.names import public
 
@@ -86,7 +87,7 @@ class Words:
             behind = (bits ^ 0xFFFFFFFFFFFF).bit_length()
             if bits != 0xFFFFFFFFFFFF >> behind << behind:
                 raise UntrueError(f"the mask {mask}")
-            if packed[0] & 1 or not bits:
+            if is_group(packed) or not bits:
                 made = packed
             else:
                 last = int.from_bytes(packed, "big") | (1 << behind) - 1

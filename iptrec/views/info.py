@@ -13,7 +13,7 @@ from iptrec.context.counters import in_words, of_routing
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
-from iptrec.recording.rows import lost_events
+from iptrec.recording.rows import left_out, lost_events
 from iptrec.views.escape import printable
 from iptrec.views.event_times import event_times
 from iptrec.views.losses import NOT_CLOSED, as_line, beside, how_many, not_packed
@@ -39,6 +39,7 @@ UNTRACED: Final[dict[Why, str]] = {
     "above": "somebody put rules above iptrec's there: what they take is not traced",
 }
 _BUT_FOR_RULES: Final = "yes, but for rules that nobody could read"
+_OF_CHOSEN: Final = "yes, of the packets that were chosen when it was packed"
 _UNREAD: Final = (
     "{} met a rule that was gone before its text was read, or what may be the end of its chain"
 )
@@ -171,7 +172,7 @@ def fact_rows(
     if not summary.talkers_exact:
         talkers.append("about, there were too many")
     rows = [
-        ("complete", f"no: {', '.join(flaws)}" if flaws else "yes"),
+        ("complete", f"no: {', '.join(flaws)}" if flaws else _whole(recording)),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
         ("packets", f"{summary.packets:,}{_copies(summary)}"),
         ("verdicts", ", ".join(verdicts) or "-"),
@@ -198,7 +199,7 @@ def fact_rows(
         rows.insert(1, ("nothing", none.fact))
         rows[2:2] = [("likely", cause) for cause in none.causes]
     if summary.unread:
-        rows[0] = "complete", rows[0][1] if flaws else _BUT_FOR_RULES
+        rows[0] = "complete", rows[0][1] if flaws or left_out(recording) else _BUT_FOR_RULES
         rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
     rows += [("drop reason", text) for text in _why_dropped(recording, summary)]
     rows += [("senders", _senders(recording, one)) for one in _of_kind(recording, "senders")]
@@ -434,3 +435,8 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
         )
         if holds
     ]
+
+
+def _whole(recording: Recording) -> str:
+    """Of a recording without flaws."""
+    return _OF_CHOSEN if left_out(recording) else "yes"

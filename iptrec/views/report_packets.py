@@ -60,11 +60,22 @@ class Chosen:
     def add(self, batch: Batch) -> None:
         """Choose among the packets of a batch."""
         paths = batch.paths[batch.positions]
-        numbers, first = np.unique(paths, return_index=True)
+        numbers, first, counts = np.unique(paths, return_index=True, return_counts=True)
+        found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+        # To explain a packet takes a millisecond: not of those that there is no room for
+        while self._each > 1 and self._count + self._coming(found) > _MOST:
+            self._thin()
         for number in numbers[np.argsort(first)].tolist():
             room = self._each - len(self._of.get(number, ()))
             for position in batch.positions[paths == number][: max(0, room)].tolist():
                 self._add(batch, position, number)
+
+    def _coming(self, counts: dict[int, int]) -> int:
+        """Of how many packets of each path how many will be taken, as it is now."""
+        return sum(
+            min(many, max(0, self._each - len(self._of.get(number, ()))))
+            for number, many in counts.items()
+        )
 
     def _add(self, batch: Batch, position: int, number: int) -> None:
         found = len(self._of.get(number, ()))

@@ -110,6 +110,9 @@ def test_what_was_left_out_is_said(tmp_path):
     left = 9 - told["packets"] - told["related"]
     said = f"{left} packets that nobody chose"
     assert said in iptrec("info", made).stdout
+    assert "complete:    yes, of the packets that were chosen" in iptrec("info", made).stdout
+    assert "complete:    yes\n" in iptrec("info", packed(SAMPLE, tmp_path)).stdout
+    made = packed(SAMPLE, tmp_path, "--verdict", "REJECT")
     assert said in iptrec("show", made).stderr
     assert said in iptrec("report", made, "-o", "-", "-q").stdout
 

@@ -206,4 +206,4 @@ def test_the_check_reads_what_is_shown_of_a_character_that_is_not(tmp_path, mark
     made.events([("raw:PREROUTING:policy:2", udp(), {}), ("filter:INPUT:rule:1", udp(), {})])
     path = written(tmp_path / "t.db", made)
     done = iptrec("redact", path, "-o", tmp_path / "shared.db", "--check")
-    assert (done.returncode, "1 packets with equal" in done.stderr) == (0, True), done.stderr
+    assert (done.returncode, "1 packet with equal" in done.stderr) == (0, True), done.stderr

@@ -47,6 +47,35 @@ COMMIT
 -A POSTROUTING -s 10.77.0.0/24 -p udp -m udp --dport 7005 -j SNAT --to-source 10.78.0.1-10.78.0.1
 COMMIT
 """
+# What compares bytes, keeps lists, maps networks and ranges: each is judged, for none of them ends a packet.
+BYTES = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:zebedee - [0:0]
+-A FORWARD -m u32 --u32 "0xc=0xa4d0002" -j zebedee
+-A FORWARD -m u32 --u32 "0xc&0xffffff00=0xa4d0000" -p tcp -j zebedee
+-A FORWARD -m u32 ! --u32 "0x10=0xa4e0001:0xa4e0009" -j zebedee
+-A FORWARD -m u32 --u32 "0x0>>0x16&0x3c@0x8=0x7472656d" -j zebedee
+-A FORWARD -m u32 ! --u32 "0xc>>0x18=0xa" -j zebedee
+-A FORWARD -m bpf --bytecode "4,32 0 0 12,21 0 1 172818434,6 0 0 1,6 0 0 0" -j zebedee
+-A FORWARD -m string --hex-string "|74726564|" --algo bm --to 65535 -j zebedee
+-A FORWARD -m string ! --string "tremendous" --algo kmp --to 65535 -j zebedee
+-A FORWARD -m iprange ! --src-range 10.77.0.5-10.77.0.9 --dst-range 10.78.0.2-10.78.0.2 -j zebedee
+-A FORWARD -m recent --set --name acme-corp --mask 255.255.255.0 --rsource
+-A FORWARD -m recent --rcheck --hitcount 3 --name acme-corp --mask 255.255.255.0 --rsource -j zebedee
+-A FORWARD -m tos --tos 0x10/0x3f -j zebedee
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.79.0.0/24 -j NETMAP --to 10.78.0.0/24
+-A PREROUTING -d 10.77.0.1/32 -p udp -m udp --dport 7010 -j DNAT --to-destination 10.78.0.2-10.78.0.9:7004-7010
+-A POSTROUTING -s 10.77.0.0/24 -p udp -j SNAT --to-source 10.78.0.1-10.78.0.1:4000-5000 --random --persistent
+-A POSTROUTING -s 10.77.0.0/24 -p tcp -j SNAT --to-source 10.78.0.1:1024-65535
+COMMIT
+"""
 NFT = """\
 table inet acme-corp {
 	set good { type ipv4_addr; flags interval;
@@ -174,10 +203,13 @@ def tells_nothing(content, recording, where=""):
         assert name.encode() not in content, (where, name)
 
 
-@pytest.mark.parametrize("ruleset", ["hard", *REAL], ids=["hard", "docker", "kubernetes"])
+@pytest.mark.parametrize(
+    "ruleset", ["hard", "bytes", *REAL], ids=["hard", "bytes", "docker", "kubernetes"]
+)
 def test_rules_of_iptables(router, backend, ruleset, tmp_path):
     """On both backends: ranges, ends of ranges, masks, MAC addresses, payloads, NAT, answers of REJECT."""
-    text = HARD if ruleset == "hard" else ruleset.read_text()
+    known = {"hard": HARD, "bytes": BYTES}
+    text = known.get(ruleset) or ruleset.read_text()
     program = "iptables-legacy-restore" if backend == "legacy" else "iptables-nft-restore"
     done = router.run([program], stdin=text, check=False)
     assert done.returncode == 0, done.stderr
@@ -198,14 +230,36 @@ def test_rules_of_nft(router, tmp_path):
 
 
 def test_borders_stay_true(router, tmp_path):
-    """Ranges up to the last address: their ends stay as they are, which is told."""
-    rules = "ip daddr >= 10.78.0.3 drop; ip saddr < 10.77.0.2 drop; ip saddr > 10.77.0.2 drop"
+    """Ranges over several /8: their ends stay, which is told; ends of networks that stay tell nothing."""
+    rules = "ip daddr 10.78.0.3-11.0.0.9 drop; ip saddr < 10.0.0.0 drop; ip saddr >= 224.0.0.0 drop"
     table = f"table ip borders {{ chain one {{ type filter hook forward priority 0; {rules}; }}; }}"
     assert router.run(["nft", table], check=False).returncode == 0
     path = recorded(router, tmp_path / "t.db", "--backend", "nft")
     _, done = redact(tmp_path, path, "--check")
     assert done.returncode == 0, done.stderr
-    assert "stay as they are" in done.stderr
+    assert "10.78.0.3-11.0.0.9" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "ip saddr > 10.77.0.2",
+        "ip daddr >= 10.78.0.3",
+        "ip saddr != 10.77.0.2 ip saddr <= 10.77.0.99",
+    ],
+)
+def test_an_order_that_tells_an_address_is_refused(router, rule, tmp_path):
+    """With the rule, and no file is left."""
+    table = (
+        f"table ip borders {{ chain one {{ type filter hook forward priority 0; {rule} drop; }}; }}"
+    )
+    assert router.run(["nft", table], check=False).returncode == 0
+    path = recorded(router, tmp_path / "t.db", "--backend", "nft")
+    output, done = redact(tmp_path, path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert '"table": "borders", "chain": "one"' in done.stderr
+    assert not output.exists()
 
 
 def test_rules_of_nft_that_change(router, tmp_path):

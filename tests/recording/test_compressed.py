@@ -141,12 +141,12 @@ def zipped_bomb():
 ENDLESS = (28, (">I", (1 << 32) - 1))
 BOMBS = {
     "honest header": (bomb, "holds more than a recording"),
-    "zst": (lambda: bomb(pages=ENDLESS), "says that it holds a recording of 17,592,186,040,320"),
+    "zst": (lambda: bomb(pages=ENDLESS), "claims to hold a recording of 17,592,186,040,320"),
     "gz": (
         lambda: b"\x1f\x8b\x08\0\0\0\0\0\0\3" + deflated_bomb() + bytes(8),
-        "says that it holds",
+        "claims to hold",
     ),
-    "zip": (zipped_bomb, "says that it holds"),
+    "zip": (zipped_bomb, "claims to hold"),
 }
 
 

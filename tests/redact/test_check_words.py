@@ -212,6 +212,19 @@ def test_the_rule_and_the_option_are_named():
     assert (one.where, one.field) == ("rule inet acme/forward handle 6 (nft-text)", "ct")
 
 
+@pytest.mark.parametrize("case", range(5))
+def test_an_address_that_stayed_is_noticed(case):
+    """A rule that is as it was, though addresses or names of it are others, is told."""
+    kind, before, after, maps = TEXTS[case]
+    lines, made = before.split("\n"), after.split("\n")
+    known = [at for at in rules_of(kind, after) if lines[at] != made[at]]
+    for at in known[:50]:
+        some = [*made[:at], lines[at], *made[at + 1 :]]
+        if not HIDDEN.search(made[at]):
+            assert found(maps, kind, before, "\n".join(some)), lines[at]
+    assert len(known) > 3
+
+
 def leaves(value, path=()):
     if isinstance(value, dict):
         for key, one in value.items():
@@ -300,6 +313,17 @@ def test_the_maps_keep_prefixes(some, secret):
         made = text_of(pairs.maps.address(one.packed))
         assert str(one) == made or pairs.addresses(str(one), made)
     assert not [*pairs.torn()]
+
+
+def test_addresses_of_packets_that_stayed_are_noticed():
+    """As those of rules; what is not mapped may be there again."""
+    _, maps = redacted(SaveText, OTHERS)
+    comparison = Comparison(maps)
+    packet = {
+        "header": {"src": "8.8.4.4", "dst": "127.0.0.1"},
+        "link": {"src": "52:54:00:12:34:56"},
+    }
+    assert list(comparison.differences(packet, packet)) == [("header", "src"), ("link", "src")]
 
 
 SENTENCES = [

@@ -130,6 +130,18 @@ def test_what_vxlan_carries_is_mapped(port):
     assert made(ipv4(47, b"\0\0\x65\x58" + frame))[24:] == after[36:]
 
 
+def test_what_is_in_the_place_of_a_link_header_goes():
+    """What was in that memory before, of a packet that has none: a piece of a payload, from nf_tables."""
+    before = b"ecret\0\0\0\0\0\0\0\0\0"
+    after = Packets(maps()).frame(before)
+    assert after[:6] != before[:6]
+    assert b"ecret" not in after
+    assert after[0] & 3 == before[0] & 3  # a group's, given by hand
+    assert after[6:] == before[6:]
+    known = bytes.fromhex("01005e0000fb") + bytes.fromhex("3333000000fb") + b"\x08\0"
+    assert Packets(maps()).frame(known) == known
+
+
 def test_payloads_go():
     """Equal ones stay equal; --keep payload has them."""
     made = Packets(maps())

@@ -11,11 +11,16 @@ import pytest
 
 from iptrec.decode import containers
 from iptrec.errors import UsageError
+from iptrec.redact.compare import Comparison
+from iptrec.redact.compare_json import NftObjects
+from iptrec.redact.compare_nft import NftRules
+from iptrec.redact.compare_save import SaveRules
 from iptrec.redact.filters import filter_words
 from iptrec.redact.key import Key
 from iptrec.redact.maps import Redaction, surveyed
 from iptrec.redact.nft_json import NftJson
 from iptrec.redact.nft_text import NftText
+from iptrec.redact.pairs import Pairs
 from iptrec.redact.save_text import SaveText
 from iptrec.redact.snapshots import Snapshots
 
@@ -75,6 +80,7 @@ NFT_STAYS = [
     "limit rate over 1 mbytes/second burst 2 mbytes drop",
     "limit rate 5/minute counter",
     "meta sdif 0 meta oiftype ether counter",
+    "xt match tos counter xt target TRACE",
 ]
 
 
@@ -103,7 +109,7 @@ GOES = {
     '-A INPUT -j LOG --log-prefix "acme: "': ["acme"],
     "-A PREROUTING -m helper --helper helpAcme -j ACCEPT": ["Acme"],
     '-A INPUT -m string --string "secret" --algo bm -j DROP': ["secret"],
-    '-A INPUT -m u32 --u32 "0xc=0x08080404" -j DROP': ["0x0808"],
+    '-A INPUT -m u32 --u32 "0xc=0x8080404" -j DROP': ["0x808"],
     '-A INPUT -m bpf --bytecode "3,32 0 0 12,21 0 1 134744072,6 0 0 1" -j DROP': ["134744072"],
     "-A INPUT -m set --match-set acme src -j DROP": ["acme"],
     "-A INPUT -m mac --mac-source 52:54:00:12:34:56 -j DROP": ["52:54:00", "12:34:56"],
@@ -133,6 +139,80 @@ def test_a_rule_that_would_not_stay_true_is_refused(rule):
     with pytest.raises(UsageError, match="would not stay true") as refused:
         mapped(SaveText, rule)
     assert rule in str(refused.value)
+
+
+U32 = {
+    '"0xc=0xa4d0002"': '"0xc=0x{}"',
+    '"0xc&0xffffff00=0xa4d0000"': '"0xc&0xffffff00=0x{}"',
+    '"0x10=0xa4d0001:0xa4d0009,0xa4d0002&&0x6&0xff=0x11"': '"0x10=0x{}:0x{},0x{}&&0x6&0xff=0x11"',
+    '"0xc>>0x18=0xa"': '"redacted"',
+    '"0xc&0xff=0x7"': '"redacted"',
+    '"0x0>>0x16&0x3c@0x8=0x7472656d"': '"redacted"',
+    '"0x9=0xa4d00"': '"redacted"',
+}
+
+
+@pytest.mark.parametrize("test", U32)
+def test_addresses_that_u32_compares_are_mapped(test):
+    """Whole ones, networks, ranges; other bytes of an address, and payloads, are taken out; --check agrees."""
+    rule = f"-A INPUT -m u32 ! --u32 {test} -j DROP"
+    [made], maps = mapped(SaveText, rule)
+    found = re.fullmatch(re.escape(U32[test]).replace(r"\{\}", "([0-9a-f]+)"), made.split()[6])
+    assert found, made
+    whole = [
+        maps.address(bytes.fromhex(one.zfill(8))).hex() for one in ("a4d0002", "a4d0001", "a4d0009")
+    ]
+    for one in found.groups():
+        assert one.zfill(8) in whole or one.endswith("00")
+        assert not one.startswith("a4d0")
+    pairs = SaveRules(Pairs(maps))
+    assert not [*pairs.rule(rule, made)]
+    assert [*pairs.rule(rule, rule)] == ["--u32"]
+    if "redacted" not in made:
+        assert [*pairs.rule(rule, made.replace("=0x", "=0x1", 1))] == ["--u32"]
+
+
+def test_what_was_taken_out_may_not_be_judged_any_more():
+    """It is unknown whether such a rule fits, but not said to be otherwise; of another rule it is told."""
+    rules = '-m u32 --u32 "0xc>>0x18=0xa" -j DROP', "-p tcp -j DROP"
+    made, maps = mapped(SaveText, *rules)
+    comparison = Comparison(maps)
+    for old, new, unknown, other in zip(
+        rules, made, ([], [("fits",)]), ([("fits",)],) * 2, strict=True
+    ):
+        before, after = ({"spec": one, "fits": False} for one in (old, new))
+        assert [*comparison.differences(before, after)] == []
+        assert [*comparison.differences(before, {**after, "fits": None})] == unknown
+        assert [*comparison.differences(before, {**after, "fits": True})] == other
+
+
+CHANGES = {
+    "inserted": "-s 8.8.4.4 -j acme",
+    "deleted": "ip saddr 8.8.4.4 jump acme",
+    "policy": "DROP",
+}
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, "renamed"])
+def test_each_change_of_rules_is_compared(kind):
+    """A rule as one, a policy, and the new name of a chain as a name: another word is noticed."""
+    text = CHANGES.get(kind, "beta-quix")
+    change = {"kind": kind, "table": "inet acme", "chain": "acme", "rule": None, "spec": text}
+    _, maps = mapped(SaveText, "-A INPUT -s 8.8.4.4 -j acme")
+    made = {
+        "inserted": SaveText(maps).rule, "deleted": NftText(maps).rule, "policy": str, "renamed": maps.name,
+    }[kind](text)  # fmt: skip
+    after = {
+        **change,
+        "table": f"inet {maps.name('acme')}",
+        "chain": maps.name("acme"),
+        "spec": made,
+    }
+    [*found] = Comparison(maps).differences({"altered_by": change}, {"altered_by": after})
+    assert not found
+    for other in (made + "x", "x" + made, *([text] if text != made else [])):
+        wrong = {"altered_by": {**after, "spec": other}}
+        assert [*Comparison(maps).differences({"altered_by": change}, wrong)], other
 
 
 def test_networks_hold_their_addresses():
@@ -349,3 +429,30 @@ def test_a_flow_table_is_called_as_it_is_named():
     table, rule, values = (next(iter(one.values())) for one in json.loads(found)["nftables"])
     assert rule["expr"][0]["flow"]["flowtable"] == f"@{table['name']}" == f"@{maps.name('acme')}"
     assert values["map"] == "mark . ifname"
+
+
+COPIES = [
+    ({"dup": {"addr": "customer0"}}, 'dup to "customer0"'),
+    ({"dup": {"addr": "8.8.4.4", "dev": "customer0"}}, 'dup to 8.8.4.4 device "customer0"'),
+    ({"fwd": {"dev": "customer0"}}, 'fwd to "customer0"'),
+    ({"fwd": {"dev": "customer0", "family": "ip", "addr": "8.8.4.4"}}, 'fwd ip to 8.8.4.4 device "customer0"'),
+    ({"dup": {"addr": "ether"}}, 'dup to "ether"'),  # a device that is called like a word of nft
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statement", "text"), COPIES, ids=[one[1] for one in COPIES])
+def test_where_copies_go_is_mapped_and_checked(statement, text):
+    """A device in the place of an address, too: alike in text and JSON."""
+    rule = {"family": "netdev", "table": "t", "chain": "c", "handle": 1, "expr": [statement]}
+    content = json.dumps({"nftables": [{"rule": rule}]}).encode()
+    line = f"\t\t{text} # handle 1\n"
+    [found], maps = mapped(nft_json, content)
+    [made], _ = mapped(NftText, line)
+    for one in (found.decode(), made):
+        assert not re.search(r"customer|8\.8\.4|ether", one), one
+        assert text.count("customer0") == one.count(maps.name("customer0"))
+    before, after = (json.loads(one)["nftables"][0] for one in (content, found))
+    assert not [*NftObjects(Pairs(maps)).object(before, after)]
+    assert [*NftObjects(Pairs(maps)).object(before, before)]
+    assert not [*NftRules(Pairs(maps)).rule(line, made)]
+    assert [*NftRules(Pairs(maps)).rule(line, line)]
