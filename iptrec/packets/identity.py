@@ -95,6 +95,7 @@ class Packets:
         # The decoder pads its buffer: a word may begin at any byte of a packet.
         self._words: U64 = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
         self._transport: tuple[I64, I64, I64] | None = None
+        self._ends: tuple[U64, list[U64], list[U64]] | None = None
         self._frames: tuple[I64, U64] | None = None  # those that are not IP, and their keys
 
     @classmethod
@@ -181,24 +182,41 @@ class Packets:
 
         All have shape (n,), uint64, in the byte order of the packet.
         """
+        if self._ends is None:
+            self._ends = self._read_ends()
+        protocol, *ends = self._ends
+        source, destination = reversed(ends) if back else ends
+        return [protocol, *source, *destination]
+
+    def _read_ends(self) -> tuple[U64, list[U64], list[U64]]:
+        """Protocol, source and destination as `ends` tells them."""
         layer4, protocol, fragment = self._layer4()
         ported = np.isin(protocol, WITH_PORTS) & (fragment == 0)
         ports = np.where(ported, self._word(layer4), np.uint64(0))
-        ends = []
+        source, destination = (
+            [*address, ports >> np.uint64(16 * i) & np.uint64(0xFFFF)]
+            for i, address in enumerate(self._addresses())
+        )
+        return protocol.astype(np.uint64), source, destination
+
+    def _addresses(self) -> list[list[U64]]:
+        """Those of the source and of the destination, two columns each."""
+        four = self._word(self._start + 12)
+        low = np.uint64(0xFFFFFFFF)
+        if not self._ipv6.any():  # as most of the time: two words less to be read of each packet
+            zero = np.zeros(len(four), np.uint64)
+            return [[four & low, zero], [four >> np.uint64(32), zero]]
+        found = []
         for i in range(2):
-            low = self._word(
-                np.where(self._ipv6, self._start + 8 + 16 * i, self._start + 12 + 4 * i)
-            )
-            high = self._word(self._start + 16 + 16 * i)
-            ends.append(
+            six = [self._word(self._start + 8 * (2 * i + half)) for half in (1, 2)]
+            own = four >> np.uint64(32 * i) & low
+            found.append(
                 [
-                    np.where(self._ipv6, low, low & np.uint64(0xFFFFFFFF)),
-                    np.where(self._ipv6, high, np.uint64(0)),
-                    (ports >> np.uint64(16 * i)) & np.uint64(0xFFFF),
+                    np.where(self._ipv6, six[0], own),
+                    np.where(self._ipv6, six[1], np.uint64(0)),
                 ]
             )
-        source, destination = reversed(ends) if back else ends
-        return [protocol.astype(np.uint64), *source, *destination]
+        return found
 
     def protocols(self) -> I64:
         """Behind the extension headers of IPv6; -1 where they were not captured."""
