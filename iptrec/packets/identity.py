@@ -42,6 +42,7 @@ _NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # what nf_tables dumps of both headers
 DUMPED: Final = _NETWORK_ROOM + _TRANSPORT_ROOM
 _PAYLOAD_WORDS = 4  # 32 bytes of payload tell packets apart well enough
 _FRAME_WORDS = 5  # all that nf_tables dumps
+_PORT: Final = np.uint64(0xFFFF)
 # _FIRST_BYTES[n] keeps the first n bytes of a word.
 _FIRST_BYTES: Final = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.uint64)
 # Odd numbers of 64 bits without a pattern: multiplying by one spreads what differs over all bits
@@ -184,39 +185,21 @@ class Packets:
         """
         if self._ends is None:
             self._ends = self._read_ends()
-        protocol, *ends = self._ends
-        source, destination = reversed(ends) if back else ends
-        return [protocol, *source, *destination]
+        protocol, source, destination = self._ends
+        return [protocol, *destination, *source] if back else [protocol, *source, *destination]
 
     def _read_ends(self) -> tuple[U64, list[U64], list[U64]]:
         """Protocol, source and destination as `ends` tells them."""
         layer4, protocol, fragment = self._layer4()
         ported = np.isin(protocol, WITH_PORTS) & (fragment == 0)
         ports = np.where(ported, self._word(layer4), np.uint64(0))
+        four = self._word(self._start + 12)
+        six = [self._word(self._start + 8 * i) for i in range(1, 5)] if self._ipv6.any() else []
         source, destination = (
-            [*address, ports >> np.uint64(16 * i) & np.uint64(0xFFFF)]
-            for i, address in enumerate(self._addresses())
+            [*_address(four >> np.uint64(32 * i), six[2 * i : 2 * i + 2], self._ipv6), port]
+            for i, port in enumerate((ports & _PORT, ports >> np.uint64(16) & _PORT))
         )
         return protocol.astype(np.uint64), source, destination
-
-    def _addresses(self) -> list[list[U64]]:
-        """Those of the source and of the destination, two columns each."""
-        four = self._word(self._start + 12)
-        low = np.uint64(0xFFFFFFFF)
-        if not self._ipv6.any():  # as most of the time: two words less to be read of each packet
-            zero = np.zeros(len(four), np.uint64)
-            return [[four & low, zero], [four >> np.uint64(32), zero]]
-        found = []
-        for i in range(2):
-            six = [self._word(self._start + 8 * (2 * i + half)) for half in (1, 2)]
-            own = four >> np.uint64(32 * i) & low
-            found.append(
-                [
-                    np.where(self._ipv6, six[0], own),
-                    np.where(self._ipv6, six[1], np.uint64(0)),
-                ]
-            )
-        return found
 
     def protocols(self) -> I64:
         """Behind the extension headers of IPv6; -1 where they were not captured."""
@@ -399,6 +382,12 @@ class Packets:
     def _byte(self, at: I64) -> I64:
         inside = at < self._end
         return np.where(inside, self._buffer[np.where(inside, at, 0)], 0).astype(np.int64)
+
+
+def _address(four: U64, six: list[U64], v6: Mask) -> list[U64]:
+    """Two columns of addresses; ``four``: its lowest bytes are IPv4's; ``six``: empty where none is IPv6."""
+    low, zero = four & np.uint64(0xFFFFFFFF), np.zeros(len(four), np.uint64)
+    return [np.where(v6, six[0], low), np.where(v6, six[1], zero)] if six else [low, zero]
 
 
 def swapped16(word: U64) -> U64:
