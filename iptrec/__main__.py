@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from iptrec import interrupts
 _THREADS: Final = (
     "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
 )  # fmt: skip
+# Objects that are made before Python looks for cycles among them: loading makes a hundred thousand, that stay.
+_OBJECTS: Final = 10_000
 
 
 def main() -> None:
@@ -27,6 +30,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         ends.append(signal.SIGINT)  # under nohup or in the background it is ignored
     interrupts.on(ends, signal.SIG_DFL)
+    gc.set_threshold(_OBJECTS)
     _open_standard_streams()
     signal.signal(signal.SIGUSR1, lambda *_: None)
     for name in _THREADS:
@@ -40,6 +44,8 @@ def main() -> None:
             run()
     except KeyboardInterrupt:
         sys.exit(interrupts.EXIT_INTERRUPTED)
+    finally:
+        gc.freeze()  # to look for cycles as it ends takes a tenth of a short command
 
 
 def _open_standard_streams() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from iptrec.answers.answered import Answers
 from iptrec.answers.explained import explained, is_of_routing
-from iptrec.answers.last_seen import has_source_route
 from iptrec.answers.received import Received
 from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
@@ -144,6 +143,8 @@ class Behind:
 
     def _asked_about(self, outcome: Outcome, position: int, packet: Traversal) -> End | None:
         """What the kernel answered about a packet that it was to route: of one without a way of its own."""
+        from iptrec.answers.last_seen import has_source_route  # noqa: PLC0415 - loads all matches
+
         row = int(self._window.assembly.events(position)[-1])
         if has_source_route(self._window.events.packet(row)) is not False:
             return None

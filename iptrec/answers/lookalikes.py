@@ -188,16 +188,16 @@ class _ShownEvents:
 
     def links(self) -> tuple[I64, Mask]:
         """Where the link header that is shown of each traversal begins (-1: there is none); the odd ones."""
-        buffer = self._events.buffer
-        start = self._events.link[self._every]
-        there = np.flatnonzero(start >= 0)
-        at = start[there]
-        plain = self._events.link_length[self._every[there]] == _ETHERNET
-        plain &= spans(buffer, 2)[at + _TYPE].view("<u2") != _TAGGED
-        first, odd = np.full(len(self._begin), -1), np.zeros(len(self._begin), np.bool_)
-        of = self._of[there]  # which traversal's
-        odd[of[~plain]] = True
-        first[of[plain][::-1]] = at[plain][::-1]  # the first one is written last
+        events = self._events
+        there = np.flatnonzero(events.link[self._every] >= 0)
+        shown = np.full(len(self._begin), -1)
+        shown[self._of[there][::-1]] = self._every[there[::-1]]  # the first one is written last
+        at = np.flatnonzero(shown >= 0)
+        first, odd = np.full(len(shown), -1), np.zeros(len(shown), np.bool_)
+        first[at] = events.link[shown[at]]
+        odd[at] = events.link_length[shown[at]] != _ETHERNET
+        odd[at] |= spans(events.buffer, 2)[first[at] + _TYPE].view("<u2") == _TAGGED
+        first[odd] = -1
         return first, odd
 
     def link_values(self, start: I64) -> dict[str, Texts]:

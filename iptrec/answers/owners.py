@@ -47,6 +47,7 @@ class Owners:
         """Go on to the next window."""
         self._window = window
         self._numbers: I64 | None = None
+        self._told: I64 | None = None
 
     def of(self, position: int) -> Owner | None:
         """Who sent the packet at a position, or is to get it; None where nobody knows for sure."""
@@ -83,10 +84,12 @@ class Owners:
 
     def _users(self) -> I64:
         """Of each decided packet the user that the kernel told with it (NFULA_UID); -1 where it told none."""
-        assembly, decided = self._window.assembly, self._window.decided
-        users = self._window.events.uid[self._window.rows()]
-        found = np.maximum.reduceat(users, assembly.first[:decided]) if len(users) else users
-        return found.astype(np.int64)
+        if self._told is None:
+            assembly, decided = self._window.assembly, self._window.decided
+            users = self._window.events.uid[self._window.rows()]
+            found = np.maximum.reduceat(users, assembly.first[:decided]) if len(users) else users
+            self._told = found.astype(np.int64)
+        return self._told
 
     def _look(self, numbers: I64, *, sent: bool) -> None:
         """Find the owners of packets that came in by INPUT, or began at OUTPUT."""

@@ -42,6 +42,7 @@ _NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # what nf_tables dumps of both headers
 DUMPED: Final = _NETWORK_ROOM + _TRANSPORT_ROOM
 _PAYLOAD_WORDS = 4  # 32 bytes of payload tell packets apart well enough
 _FRAME_WORDS = 5  # all that nf_tables dumps
+_PORT: Final = np.uint64(0xFFFF)
 # _FIRST_BYTES[n] keeps the first n bytes of a word.
 _FIRST_BYTES: Final = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.uint64)
 # Odd numbers of 64 bits without a pattern: multiplying by one spreads what differs over all bits
@@ -95,6 +96,7 @@ class Packets:
         # The decoder pads its buffer: a word may begin at any byte of a packet.
         self._words: U64 = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
         self._transport: tuple[I64, I64, I64] | None = None
+        self._ends: tuple[U64, list[U64], list[U64]] | None = None
         self._frames: tuple[I64, U64] | None = None  # those that are not IP, and their keys
 
     @classmethod
@@ -181,24 +183,23 @@ class Packets:
 
         All have shape (n,), uint64, in the byte order of the packet.
         """
+        if self._ends is None:
+            self._ends = self._read_ends()
+        protocol, source, destination = self._ends
+        return [protocol, *destination, *source] if back else [protocol, *source, *destination]
+
+    def _read_ends(self) -> tuple[U64, list[U64], list[U64]]:
+        """Protocol, source and destination as `ends` tells them."""
         layer4, protocol, fragment = self._layer4()
         ported = np.isin(protocol, WITH_PORTS) & (fragment == 0)
         ports = np.where(ported, self._word(layer4), np.uint64(0))
-        ends = []
-        for i in range(2):
-            low = self._word(
-                np.where(self._ipv6, self._start + 8 + 16 * i, self._start + 12 + 4 * i)
-            )
-            high = self._word(self._start + 16 + 16 * i)
-            ends.append(
-                [
-                    np.where(self._ipv6, low, low & np.uint64(0xFFFFFFFF)),
-                    np.where(self._ipv6, high, np.uint64(0)),
-                    (ports >> np.uint64(16 * i)) & np.uint64(0xFFFF),
-                ]
-            )
-        source, destination = reversed(ends) if back else ends
-        return [protocol.astype(np.uint64), *source, *destination]
+        four = self._word(self._start + 12)
+        six = [self._word(self._start + 8 * i) for i in range(1, 5)] if self._ipv6.any() else []
+        source, destination = (
+            [*_address(four >> np.uint64(32 * i), six[2 * i : 2 * i + 2], self._ipv6), port]
+            for i, port in enumerate((ports & _PORT, ports >> np.uint64(16) & _PORT))
+        )
+        return protocol.astype(np.uint64), source, destination
 
     def protocols(self) -> I64:
         """Behind the extension headers of IPv6; -1 where they were not captured."""
@@ -381,6 +382,12 @@ class Packets:
     def _byte(self, at: I64) -> I64:
         inside = at < self._end
         return np.where(inside, self._buffer[np.where(inside, at, 0)], 0).astype(np.int64)
+
+
+def _address(four: U64, six: list[U64], v6: Mask) -> list[U64]:
+    """Two columns of addresses; ``four``: its lowest bytes are IPv4's; ``six``: empty where none is IPv6."""
+    low, zero = four & np.uint64(0xFFFFFFFF), np.zeros(len(four), np.uint64)
+    return [np.where(v6, six[0], low), np.where(v6, six[1], zero)] if six else [low, zero]
 
 
 def swapped16(word: U64) -> U64:

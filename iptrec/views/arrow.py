@@ -181,7 +181,7 @@ class _Column:
                 sizes[at] = list(map(len, some))
                 single += zip(at.tolist(), some, strict=True)
             elif value is not None:
-                lines = _lines(value).cut(slice(0, len(at)))
+                lines = _lines(value).lines(len(at))
                 sizes[at] = lines.sizes
                 written.append((at, lines))
         ends = np.cumsum(sizes)

@@ -30,7 +30,7 @@ class Times(NamedTuple):
 
     def listed(self) -> list[str]:
         """As texts."""
-        cells = cells_of(self, slice(None))
+        cells = cells_of(self)
         if isinstance(cells, bytes):
             return [cells.decode()] * len(self.time_ns)
         if cells.fixed is None:
@@ -49,6 +49,10 @@ class Cells(NamedTuple):
     start: I64
     size: I64
     fixed: int | None = None
+
+    def cut(self, rows: slice) -> Cells:
+        """Those of some lines."""
+        return Cells(self.bytes[rows], self.start[rows], self.size[rows], self.fixed)
 
     @property
     def whole(self) -> U8:
@@ -77,21 +81,20 @@ def copy(buffer: U8, at: I64, source: U8, start: I64, size: I32 | I64) -> None:
             spans(buffer, one)[at[rows]] = spans(source, one)[start[rows]]
 
 
-def cells_of(values: I64 | Texts | Times | list[Any], rows: slice) -> Cells | bytes:
-    """Some values of a column, at least one; bytes, if all are equal."""
+def cells_of(values: I64 | Texts | Times | list[Any]) -> Cells | bytes:
+    """The values of a column, at least one; bytes, if all are equal."""
     if isinstance(values, np.ndarray):
-        numbers = values[rows]
-        low, high = int(numbers.min()), int(numbers.max())
+        low, high = int(values.min()), int(values.max())
         if low == high:
             return b"%d" % low
         if low >= 0:
-            return _numbers(numbers, low, high)
-        return _texts(list(map(str, numbers.tolist())))
+            return _numbers(values, low, high)
+        return _texts(list(map(str, values.tolist())))
     if isinstance(values, Times):
-        return _times(values.time_ns[rows])
+        return _times(values.time_ns)
     if isinstance(values, Texts):
-        return _texts(values.distinct, values.which[rows])
-    return _texts([str(one) for one in values[rows]])
+        return _texts(values.distinct, values.which)
+    return _texts(list(map(str, values)))
 
 
 def _numbers(numbers: I64, low: int, high: int) -> Cells:

@@ -6,7 +6,7 @@ differs between the packets; the marked line is the template for all of them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from iptrec.answers.lookalikes import Shape
     from iptrec.answers.packets import Batch
     from iptrec.names import I64
-    from iptrec.views.templates import Place, Values
+    from iptrec.views.templates import Lines, Place, Values
 
-_AT_ONCE: Final = 2048  # lines: some megabytes
+_AT_ONCE: Final = 1024  # lines: they are still in the cache when they are written
 _MOST_SHAPES: Final = 16  # of a batch: those with so few packets of it are not worth numpy's calls
 
 
@@ -34,7 +34,7 @@ def text(batch: Batch) -> Iterator[str]:
 def lines(batch: Batch) -> Iterator[bytes | memoryview]:
     """The lines of a batch's packets, in order, each with its newline; some thousand at a time."""
     found: list[str | None] = [None] * len(batch.positions)
-    many: list[tuple[I64, Template]] = []
+    many: list[_Many] = []
     done = np.zeros(len(batch.positions), np.bool_)
     for shape in batch.shapes():
         model = as_json.as_object(batch.traversal(int(shape.positions[0])))
@@ -43,7 +43,7 @@ def lines(batch: Batch) -> Iterator[bytes | memoryview]:
             continue
         at = np.searchsorted(batch.positions, shape.positions)
         if len(at) * _MOST_SHAPES >= len(found):
-            many.append((at, template))
+            many.append(_Many(at, some := template.lines(len(at)), some.sizes))
             done[at] = True
             continue
         for number, line in zip(at.tolist(), template.texts(), strict=True):
@@ -57,26 +57,34 @@ def lines(batch: Batch) -> Iterator[bytes | memoryview]:
         yield _joined(first, len(found[here]), single, many)
 
 
+class _Many(NamedTuple):
+    """Lines of a shape. ``at``: their places in the batch, ascending; ``sizes``: bytes of each."""
+
+    at: I64
+    lines: Lines
+    sizes: I64
+
+
 def _joined(
-    first: int, count: int, single: dict[int, bytes], many: list[tuple[I64, Template]]
+    first: int, count: int, single: dict[int, bytes], many: list[_Many]
 ) -> bytes | memoryview:
     """Lines of a batch, from the ``first`` on, ``count`` of them, in order."""
     if len(single) == count:
         return b"".join(single.values())
     sizes = np.zeros(count, np.int64)
     parts = []
-    for at, template in many:
-        low, high = np.searchsorted(at, (first, first + count)).tolist()
+    for one in many:
+        low, high = np.searchsorted(one.at, (first, first + count)).tolist()
         if low < high:
-            part = template.cut(slice(low, high))
-            parts.append((at[low:high] - first, part))
-            sizes[parts[-1][0]] = part.sizes
+            here = one.at[low:high] - first
+            sizes[here] = one.sizes[low:high]
+            parts.append((here, one.lines, low))
     for place, line in single.items():
         sizes[place - first] = len(line)
     starts = np.cumsum(sizes) - sizes
     buffer = np.empty(int(sizes.sum()), np.uint8)
-    for at, part in parts:
-        part.write(buffer, starts[at])
+    for here, some, low in parts:
+        some.write(buffer, starts[here], low)
     memory = buffer.data
     for place, line in single.items():
         start = int(starts[place - first])

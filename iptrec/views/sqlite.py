@@ -74,7 +74,7 @@ def database(draft: Draft) -> Iterator[sqlite_utils.Database]:
             made.execute("PRAGMA journal_mode = OFF")
             made.execute("PRAGMA synchronous = OFF")
             made.execute("PRAGMA locking_mode = EXCLUSIVE")
-            made.execute("PRAGMA cache_size = -65536")  # KiB
+            made.execute("PRAGMA cache_size = -32768")  # KiB
             made.execute("BEGIN")
             for table in TABLES:
                 made.execute(definition(table))

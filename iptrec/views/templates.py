@@ -80,15 +80,16 @@ class Template:
         form = "%s".join(piece.replace("%", "%%") for piece in self.pieces)
         return map(form.__mod__, zip(*map(listed, self.columns), strict=True))
 
-    def cut(self, rows: slice) -> Lines:
-        """Some of the lines, at least one, to be written."""
+    def lines(self, count: int) -> Lines:
+        """As bytes to be written; ``count``: how many there are, at least one."""
         known: dict[int, Cells | bytes] = {}  # columns may stand in several places
-        lines = Lines(rows.stop - rows.start)
+        lines = Lines(count)
         for piece, column in zip(self.pieces, self.columns, strict=False):
             lines.add(piece.encode())
             if id(column) not in known:
-                values = listed(column) if isinstance(column, Template) else column
-                known[id(column)] = cells_of(values, rows)
+                known[id(column)] = cells_of(
+                    listed(column) if isinstance(column, Template) else column
+                )
             lines.add(known[id(column)])
         lines.add(self.pieces[-1].encode())
         return lines
@@ -126,16 +127,18 @@ class Lines:
             found += one.size
         return found
 
-    def write(self, buffer: U8, starts: I64) -> None:
-        """Put each where it begins."""
+    def write(self, buffer: U8, starts: I64, first: int = 0) -> None:
+        """Put some, from the ``first`` on, where they begin."""
+        rows = slice(first, first + len(starts))
         at = starts
         for (constant, cells), between in zip(self._stretches, [*self._between, None], strict=True):
             size = len(constant)
             if size:
                 spans(buffer, size)[at] = np.frombuffer(constant, f"V{size}")
             for offset, one in cells:
-                one.put(buffer, at + offset)
+                one.cut(rows).put(buffer, at + offset)
             if between is not None:
                 at = at + size
-                between.put(buffer, at)
-                at = at + between.size
+                some = between.cut(rows)
+                some.put(buffer, at)
+                at = at + some.size
