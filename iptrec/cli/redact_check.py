@@ -132,13 +132,17 @@ def _chosen(kinds: dict[bytes, tuple[int, bytes]]) -> list[int]:
 def _check_rules(
     found: Checked, before: Recording, after: Recording, comparison: Comparison, shown: int
 ) -> None:
-    """Compare all texts of rulesets."""
-    from iptrec.redact.compare_rulesets import KINDS
+    """Compare all texts of rulesets, and the lists that rules and routing are judged by."""
+    from iptrec.redact import compare_lists, compare_rulesets
 
-    both = before.rows.snapshots(*KINDS), after.rows.snapshots(*KINDS)
-    for where, fields in itertools.groupby(
-        comparison.rulesets.differences(*both), lambda one: one.where
-    ):
+    differences = itertools.chain.from_iterable(
+        of.differences(before.rows.snapshots(*kinds), after.rows.snapshots(*kinds))
+        for of, kinds in (
+            (comparison.rulesets, compare_rulesets.KINDS),
+            (comparison.lists, compare_lists.KINDS),
+        )
+    )
+    for where, fields in itertools.groupby(differences, lambda one: one.where):
         found.note(where, [one.field for one in fields], shown)
     found.rules = comparison.rulesets.rules
 

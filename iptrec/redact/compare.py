@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.redact.compare_lists import Lists
 from iptrec.redact.compare_nft import NftRules
 from iptrec.redact.compare_rulesets import Rulesets
 from iptrec.redact.compare_save import SaveRules
@@ -57,6 +58,7 @@ class Comparison:
     def __init__(self, maps: Maps) -> None:
         self.pairs = Pairs(maps)
         self.rulesets = Rulesets(self.pairs)
+        self.lists = Lists(self.pairs)
         self._saved = SaveRules(self.pairs)
         self._nft = NftRules(self.pairs)
         self._kept = frozenset(public().values | public().nft)

@@ -49,20 +49,15 @@ class Rulesets:
     ) -> Iterator[RuleDifference]:
         """Of snapshots of `KINDS`, in their order."""
         known: set[tuple[str, bytes, bytes]] = set()
-        made = iter(after)
-        new = next(made, None)
-        for old in before:
-            if new is None or (old.kind, old.time_ns) != (new.kind, new.time_ns):
+        for kind, old, new in in_pairs(before, after):
+            if old is None:
+                yield RuleDifference(f"the {kind} of the recording", "it was not there")
+            elif new is None:
                 if not _is_unreadable(old):
-                    yield RuleDifference(f"the {old.kind} of the recording", "it is not there")
-                continue
-            both = old.kind, old.content, new.content
-            if both not in known:
+                    yield RuleDifference(f"the {kind} of the recording", "it is not there")
+            elif (both := (kind, old.content, new.content)) not in known:
                 known.add(both)
                 yield from self._snapshot(*both)
-            new = next(made, None)
-        if new is not None:
-            yield RuleDifference(f"the {new.kind} of the recording", "it was not there")
 
     def _snapshot(self, kind: str, before: bytes, after: bytes) -> Iterator[RuleDifference]:
         try:
@@ -114,6 +109,22 @@ class Rulesets:
         for old, new in zip(before, after, strict=True):
             for path in self._objects.object(old, new):
                 yield RuleDifference(f"{_named(old)} (nft -j)", ".".join(path) or "its kind")
+
+
+def in_pairs(
+    before: Iterable[Snapshot], after: Iterable[Snapshot]
+) -> Iterator[tuple[str, Snapshot | None, Snapshot | None]]:
+    """Snapshots of two recordings that are of one kind and time, and the kind; None: the other one has none."""
+    made = iter(after)
+    new = next(made, None)
+    for old in before:
+        if new is None or (old.kind, old.time_ns) != (new.kind, new.time_ns):
+            yield old.kind, old, None
+            continue
+        yield old.kind, old, new
+        new = next(made, None)
+    if new is not None:
+        yield new.kind, None, new
 
 
 class _SavePlace:
