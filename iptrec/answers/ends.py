@@ -37,6 +37,7 @@ _REMEMBERED: Final = 10_000
 _SLACK_NS: Final = 100_000_000  # between the events of a packet
 NOBODYS: Final = "NOT_SPECIFIED"
 _OR_LOST: Final = "or the events were lost"
+_OR_UNTRACED: Final = "or it went on, and nf_tables did not trace it yet"
 _OR_BRIDGED: Final = "or the bridge dropped it"
 # By the kernel's word the errors that it sends then.
 _TOLD_BY: Final = {
@@ -101,6 +102,18 @@ class Ends:
             if one.stream in streams and one.of_events
         ]
         self._known: dict[tuple[Arrived, World], list[Fate]] = {}
+        self._both = len({one.kind for one in own}) > 1
+
+    @functools.cached_property
+    def _traced_ns(self) -> int:
+        """When rules of legacy iptables and of nf_tables both traced packets; 0 where one of them is recorded.
+
+        Without a rule of ours there nf_tables traces nothing, also of packets that legacy iptables traces.
+        """
+        if not self._both:
+            return 0
+        listed = self._recording.snapshots("nft-generation")
+        return next((one.time_ns for one in listed if one.namespace == self._namespace), 0)
 
     @functools.cached_property
     def _worlds(self) -> Worlds:
@@ -109,14 +122,16 @@ class Ends:
     @property
     def alike(self) -> bool:
         """Whether the same can be said of all packets that vanished: nothing."""
-        return not (self._worlds.known or self._losses) and self._counted
+        return not (self._worlds.known or self._losses or self._both) and self._counted
 
     def reason(self, window: Window, position: int, reason: str, end: End | None) -> str:
         """Why a packet that vanished is incomplete: no more than that, where its end is known."""
         if end is not None:
             return reason.partition(":")[0].replace(NOTHING_TELLS, NOT_SEEN)
-        row = int(window.assembly.events(position)[-1])
-        return f"{reason}, {_OR_LOST}" if self._lossy(int(window.moment_ns[row])) else reason
+        time_ns = int(window.moment_ns[window.assembly.events(position)[-1]])
+        if time_ns <= self._traced_ns:
+            return f"{reason}, {_OR_UNTRACED}"
+        return f"{reason}, {_OR_LOST}" if self._lossy(time_ns) else reason
 
     def of(
         self,

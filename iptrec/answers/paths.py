@@ -144,9 +144,13 @@ def _path(window: Window, outcome: Outcome, end: PathEnd | None, netns: str | No
 
 
 def shown(places: Sequence[Place]) -> list[int]:
-    """Which places are steps: not those of our own rules, if there are others; of our own tables none."""
+    """Which places are steps: not those of our own rules, if there are others; of our own tables none.
+
+    That nf_tables found no further rule in a base chain is one where nothing else is told.
+    """
     theirs = [at for at, place in enumerate(places) if not place.ours]
-    return theirs or [at for at, place in enumerate(places) if not place.apart]
+    ours = [at for at, place in enumerate(places) if not place.apart]
+    return theirs or [at for at in ours if places[at].rule or places[at].end] or ours
 
 
 def _step(place: Place) -> PathStep:

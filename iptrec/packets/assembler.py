@@ -147,8 +147,9 @@ class Assembler:
     def _receipt(self, chunk: Chunk) -> clock.Receipt:
         """What its times tell, and those of the chunks before."""
         if chunk.notes is not None:
-            sent = chunk.notes.sent(chunk.received_ns, self._floor)
-            receipt = clock.noted(*sent, self._floor, self.resolver.backend.under_way_ns)
+            under_way_ns = self.resolver.backend.under_way_ns
+            sent = chunk.notes.sent(chunk.received_ns, self._floor + under_way_ns)
+            receipt = clock.noted(*sent, self._floor, under_way_ns)
             receipt = receipt._replace(cpu=chunk.notes.processors())
             self._floor = int(receipt.floor[-1])
             return receipt

@@ -29,12 +29,13 @@ from iptrec.packets.ends import DISCARDED
 from iptrec.packets.in_flight import EQUAL
 from iptrec.packets.outcome import PERHAPS
 from iptrec.packets.remade import Remade
+from iptrec.recording.kinds import STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64
+    from iptrec.names import I64, Mask
     from iptrec.packets.assemble import Assembly
     from iptrec.packets.drop_groups import Found
     from iptrec.packets.ends import Death
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 
+_SLACK_NS: Final = 100_000_000  # between the events of a packet, and its end
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 
 
@@ -65,6 +67,8 @@ class Dropped:
         self._records = DropRecords(recording, namespace)
         self._ahead = Ahead()
         self._copies = Copies(recording, namespace)
+        self._recording = recording
+        self._namespace = namespace
 
     def end(self, events: TraceEvents, earliest_ns: I64, assembly: Assembly, decided: int) -> Ended:
         """Tell the ends of the traversals of a window, of which the first ones are ``decided``."""
@@ -87,8 +91,24 @@ class Dropped:
         found = candidates.found(records)
         read_ns = int(earliest_ns.max())
         self._ahead.forget(found.used(decided, records.time_ns, read_ns))
-        ended = _ended(assembly, records, causes, found, candidates, decided)
+        lossy = self._lossy(records.time_ns)
+        ended = _ended(assembly, records, causes, found, candidates, decided, lossy)
         return ended._replace(untold_ns=_untold(records, found) if known else None)
+
+    def _lossy(self, time_ns: I64) -> Mask:
+        """At which of these times events of the rules may have been lost."""
+        streams = {
+            one.id
+            for one in self._recording.streams
+            if one.namespace == self._namespace and one.kind in STREAMS and STREAMS[one.kind].events
+        }
+        found = np.zeros(len(time_ns), np.bool_)
+        for one in self._recording.losses:
+            if one.stream in streams and one.of_events:
+                found |= (time_ns >= one.first_ns - _SLACK_NS) & (
+                    time_ns <= one.last_ns + _SLACK_NS
+                )
+        return found
 
 
 def _untold(records: Records, found: Found) -> I64:
@@ -106,8 +126,9 @@ def _ended(
     found: Found,
     candidates: Candidates,
     decided: int,
+    lossy: Mask,
 ) -> Ended:
-    """The traversals with what the records tell of them."""
+    """The traversals with what the records tell of them; ``lossy``: at whose time events may be lost."""
     copied = candidates.copied(records, found)
     by_rules = np.array([one.verdict in BY_RULES for one in assembly.outcomes])[assembly.outcome]
     certain = np.array([one.complete and one.doubt is None for one in assembly.outcomes])
@@ -122,9 +143,11 @@ def _ended(
     made, time_ns = Remade(assembly), np.zeros(len(assembly), np.int64)
     mixed = np.array([EQUAL in (one.doubt or "") for one in assembly.outcomes])
     mixed = mixed[assembly.outcome]
-    choices = [elsewhere, copied, mixed[found.traversal], np.ones_like(copied)]
+    unseen = netfilter & lossy[found.record]
+    choices = [elsewhere, copied, mixed[found.traversal], unseen, np.ones_like(copied)]
     which = np.select(choices, range(len(choices)))
-    for number, make in enumerate((_or_elsewhere, _one_of_its_copies, _or_its_equal, _lost)):
+    makes = (_or_elsewhere, _one_of_its_copies, _or_its_equal, _by_a_lost_rule, _lost)
+    for number, make in enumerate(makes):
         one = order[which[order] == number]
         record, traversal = found.record[one], found.traversal[one]
         made.replace(traversal, records.cause[record], partial(_by_cause, causes, make))
@@ -196,6 +219,11 @@ def _or_elsewhere(before: Outcome, cause: Cause) -> Outcome:
 def _or_its_equal(before: Outcome, cause: Cause) -> Outcome:
     """An outcome of a packet whose steps may be those of an equal one: then so may be its end."""
     return replace(before, death=cause.death(sure=False))
+
+
+def _by_a_lost_rule(before: Outcome, cause: Cause) -> Outcome:
+    """An outcome of a packet that netfilter dropped where events were lost: its rule may have told."""
+    return _in_doubt(before, cause, "netfilter dropped it, perhaps by a rule whose event was lost")
 
 
 def _doubtful(before: Outcome, _: int, each: Counter[Cause], of: int) -> Outcome:

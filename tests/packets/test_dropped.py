@@ -18,7 +18,7 @@ from iptrec.decode.snapshots import NETLINK
 from iptrec.packets import window
 from iptrec.packets.drop_records import DropRecords
 from iptrec.packets.in_flight import EQUAL
-from iptrec.recording.rows import Snapshot
+from iptrec.recording.rows import Loss, Snapshot
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RULES = (
@@ -284,6 +284,16 @@ def test_records_for_packets_of_the_next_window(case, monkeypatch):
     drops = [dropped(ONE, 3 * SECOND + at, NEIGHBOUR, place=3, device=3) for at in range(many)]
     found = [one for one in Packets(recorded(equal, drops)) if one.header["id"] == 1]
     assert [(one.verdict, one.end and one.end.sure) for one in found] == expected
+
+
+@pytest.mark.parametrize(("lost_ns", "told"), [(0, PERHAPS), (5 * SECOND, LOST)])
+def test_a_rule_whose_event_was_lost(lost_ns, told):
+    """That no rule tells of a drop by netfilter is sure only where no event was lost."""
+    made = recorded(arrived(ONE), [dropped(ONE, reason=BY_RULES, place=2)])
+    made.losses.append(Loss(1, BEGIN + lost_ns, BEGIN + lost_ns + SECOND, 3, "sequence"))
+    (found,) = Packets(made)
+    assert (found.verdict, found.end and found.end.sure) == told
+    assert ("whose event was lost" in (found.reason or "")) is (told == PERHAPS)
 
 
 @pytest.mark.parametrize("case", CASES)
