@@ -188,10 +188,11 @@ def parquet(
     jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> int:
-    """Write a directory of Parquet files with the same tables; or many recordings into a lake.
+    """Write Parquet files of a recording, or a lake of many.
 
-    OUT/packets/host=HOST/date=DAY/....parquet and so on. Several exports may be moved into one directory.
-    Needs pyarrow (pip install 'iptrec[parquet]'). Exit status 1 when nothing fits the selection.
+    A directory with the same tables: OUT/packets/host=HOST/date=DAY/....parquet and so on. Several exports may
+    be moved into one. Needs pyarrow (pip install 'iptrec[parquet]'). Exit status 1 when nothing fits the
+    selection.
 
     After a directory, instead of FILTER and -o, come recordings, which are put into it: a lake, of which
     iptrec lake asks questions (docs/lake.md). One that is there whole is skipped, one that grew replaces what

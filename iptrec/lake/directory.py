@@ -41,7 +41,7 @@ def is_lake(path: Path) -> bool:
 
 
 def require(path: Path) -> None:
-    """Raise `UsageError` where no lake is, or one of another format."""
+    """Raise `UsageError` where no lake is."""
     if not path.exists():
         raise UsageError(f"{path}: No such file or directory")
     if not is_lake(path):
@@ -50,23 +50,47 @@ def require(path: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def held(path: Path, *, alone: bool) -> Iterator[None]:
-    """The lake as it is: nobody writes to it meanwhile; ``alone``: nobody reads it by `iptrec lake` either.
+def files(path: Path) -> dict[str, list[Path]]:
+    """The files of each table, rules and those of the recordings that have come in."""
+    found = {table: sorted((path / table).glob("dt=*/host=*/*.parquet")) for table in tables.NAMED}
+    come = {_of(one) for one in found[_LAST]}
+    kept = {table: [one for one in paths if _of(one) in come] for table, paths in found.items()}
+    return kept | {"rules": sorted((path / "rules").glob("*.parquet"))}
 
-    Raises `RecordingError` where another export is at work.
-    """
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """No other export is at work there meanwhile. Raises `RecordingError` where one is."""
+    with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        yield
+
+
+@contextlib.contextmanager
+def steady(path: Path) -> Iterator[None]:
+    """No recording comes in meanwhile; an export waits."""
+    with _locked(path / _LAST, fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError) if not alone else contextlib.nullcontext():
-            fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise RecordingError(
+                f"{path}: another iptrec export is at work there; try again when it has ended"
+            ) from None
         yield
-    except BlockingIOError:
-        raise RecordingError(
-            f"{path}: another iptrec is at work there; try again when it has ended"
-        ) from None
     finally:
         os.close(descriptor)
+
+
+def _of(path: Path) -> str | None:
+    """The recording that a file is of."""
+    match = _FILE.fullmatch(path.name)
+    return match and match[1]
 
 
 class Lake:
@@ -88,7 +112,7 @@ class Lake:
             stack.callback(self._place.close)
             self._place.require_safe()
             self._root = Path(f"/proc/self/fd/{self._place.directory}")
-            stack.enter_context(held(self.path, alone=True))
+            stack.enter_context(alone(self.path))
             self._check()
             self._files = self._found()
             self._known_rows = self._known()
@@ -129,12 +153,19 @@ class Lake:
 
     def _replace(self, draft: DraftDirectory, own: str, written: list[str]) -> None:
         old = self._files.get(own, [])
-        with self._place.acting():
+        with self._place.acting(), self._changing():
             self._unlink(one for one in old if one.startswith(_LAST))
             for one in sorted(written, key=lambda path: path.startswith(_LAST)):
                 if one.startswith(_LAST):
                     self._unlink(set(old) - set(written))
                 self._move(draft, one)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Who asks the lake is waited for, and waits."""
+        there = (self._root / _LAST).is_dir()
+        with _locked(self._root / _LAST, fcntl.LOCK_EX) if there else contextlib.nullcontext():
+            yield
 
     def _move(self, draft: DraftDirectory, path: str) -> None:
         target = self._root / path
@@ -187,8 +218,8 @@ class Lake:
         found: dict[str, list[str]] = {}
         for table in tables.NAMED.keys() - {"rules"}:
             for path in (self._root / table).glob("dt=*/host=*/*.parquet"):
-                if match := _FILE.fullmatch(path.name):
-                    found.setdefault(match[1], []).append(str(path.relative_to(self._root)))
+                if own := _of(path):
+                    found.setdefault(own, []).append(str(path.relative_to(self._root)))
         return found
 
     def _known(self) -> dict[str, dict[str, Any]]:
@@ -232,7 +263,7 @@ class Lake:
         for one in self._root.iterdir():
             if _DRAFT.fullmatch(one.name):
                 self._place.remove_tree(one.name)
-        with self._place.acting():
+        with self._place.acting(), self._changing():
             for own in self._files.keys() - self._known_rows.keys():
                 self._unlink(set(self._files.pop(own)))
 

@@ -347,10 +347,10 @@ def test_one_at_a_time(tmp_path):
     """Two exports would not see each other's rules."""
     lake = tmp_path / "lake"
     put(lake, sample("ipv6"))
-    with directory.held(lake, alone=True):
+    with directory.alone(lake):
         done = iptrec("export", "parquet", f"{lake}/", sample("loopback"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "another iptrec is at work there" in done.stderr
+    assert "another iptrec export is at work there" in done.stderr
     put(lake, sample("loopback"))
 
 
