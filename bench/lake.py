@@ -8,7 +8,7 @@ another name, other addresses and a later time, the same ones in each run (SEED)
 
 from __future__ import annotations
 
-import os
+import json
 import random
 import re
 import shutil
@@ -16,7 +16,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -38,9 +37,23 @@ PACKETS: Final = 7_000  # of a base; each goes out and in again, 14 steps
 SEED: Final = 21
 DAYS: Final = 7  # over which the hosts are spread
 _DAY_S: Final = 24 * 3600
-_SAME: Final = 4  # as many hosts have other sources, 256 each; the next ones have the same again
+_SAME: Final = (
+    4  # as many pairs of hosts have other sources, 256 each; the next ones have the same again
+)
 # Something listens, or the first packet that is not dropped would be answered with an error.
 FLOOD: Final = f"import socket\nhere = socket.socket(type=2)\nhere.bind(('', 9))\n{scale.FLOOD}"
+# Run by a small process: what a command takes at most is no less than what has started it.
+_MEASURE: Final = """\
+import json, os, sys, time
+begun = time.perf_counter()
+child = os.fork()
+if not child:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.execv(sys.argv[1], sys.argv[1:])
+_, status, used = os.wait4(child, 0)
+elapsed = time.perf_counter() - begun
+print(json.dumps([os.waitstatus_to_exitcode(status), elapsed, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
 _ENDS: Final = re.compile(re.escape(bytes([127, 0, 0, 1, 127, 0, 0, 1])))
 _STAMP: Final = re.compile(
     b"\\x14\\x00\\x03\\x00\\x00\\x00\\x00\\x00(?=....\\x00\\x00\\x00\\x00)", re.DOTALL
@@ -104,7 +117,7 @@ def _moved(raw: bytes, number: int, later_s: int) -> bytes:
     """Datagrams with other addresses, their sources by the packets' ids, and later stamps."""
     found = np.frombuffer(raw, np.uint8).copy()
     at = np.array([one.start() for one in _ENDS.finditer(raw)], np.int64)
-    found[at], found[at + 1] = 10, number % _SAME
+    found[at], found[at + 1] = 10, number // 2 % _SAME
     found[at + 2] = 0
     found[at + 3] = found[at - _IDENTIFICATION + 1]
     found[at[:, None] + np.arange(4, 8)] = np.array([192, 0, 2, 1], np.uint8)
@@ -129,14 +142,11 @@ def hosts(bases: list[Path], directory: Path, count: int) -> Iterator[Path]:
 
 def run(*words: str) -> tuple[float, float, int]:
     """Seconds, seconds of the processor, and bytes of memory at most, that a command takes."""
-    begun = time.perf_counter()
-    child = subprocess.Popen([sys.executable, "-m", "iptrec", *words], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode not in ((0, 1) if "incomplete" in words else (0,)):
-        raise SystemExit(f"iptrec {' '.join(words[:4])} ended with {child.returncode}")
-    elapsed = time.perf_counter() - begun
-    return elapsed, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    command = [sys.executable, "-I", "-S", "-c", _MEASURE, sys.executable, "-m", "iptrec", *words]
+    status, elapsed, cpu, memory = json.loads(subprocess.run(command, stdout=-1, check=True).stdout)
+    if status not in ((0, 1) if "incomplete" in words else (0,)):
+        raise SystemExit(f"iptrec {' '.join(words[:4])} ended with {status}")
+    return elapsed, cpu, memory * 1024
 
 
 def size_of(directory: Path) -> int:

@@ -50,6 +50,14 @@ def require(path: Path) -> None:
         )
 
 
+def require_format(path: Path, found: object) -> None:
+    """Raise `UsageError` for another format of a lake than that of this iptrec."""
+    if found != tables.FORMAT:
+        raise UsageError(
+            f"{path} is a lake of format {found}, this iptrec knows format {tables.FORMAT}"
+        )
+
+
 def files(path: Path) -> dict[str, list[Path]]:
     """The files of each table, rules and those of the recordings that have come in."""
     found = {table: sorted((path / table).glob("dt=*/host=*/*.parquet")) for table in tables.NAMED}
@@ -116,6 +124,7 @@ class Lake:
             self._check()
             self._files = self._found()
             self._known_rows = self._known()
+            self._rules = self._rule_ids()
             self._take_away()
             self._stack = stack.pop_all()
         return self
@@ -142,12 +151,12 @@ class Lake:
             with Files(draft, own, facts.host, day(facts.started_ns)) as files:
                 files.fill(rows.batches())
                 files.recording(rows.itself(fingerprint))
-                known = self._rule_ids() if rows.rules else set()
-                if new := rows.rules.keys() - known:
+                if new := rows.rules.keys() - self._rules:
                     called = hashlib.sha256("".join(sorted(new)).encode()).hexdigest()[:32]
-                    files.rules(rows.contents(known), called)
+                    files.rules(rows.contents(self._rules), called)
             draft.settle()
             self._replace(draft, own, files.written)
+        self._rules |= new
         self._files[own] = [one for one in files.written if not one.startswith("rules/")]
         self._known_rows[own] = {"fingerprint": fingerprint, "closed": int(facts.closed)}
 
@@ -172,7 +181,7 @@ class Lake:
         for folder in [*Path(path).parents][-2::-1]:
             if not (self._root / folder).is_dir():
                 status = (draft.path / folder).stat()
-                (self._root / folder).mkdir()
+                (self._root / folder).mkdir(0o700)
                 (self._root / folder).chmod(stat.S_IMODE(status.st_mode))
                 with contextlib.suppress(PermissionError):
                     os.chown(self._root / folder, status.st_uid, status.st_gid)
@@ -235,11 +244,7 @@ class Lake:
                     (row,) = pq.ParquetFile(self._root / path).read(columns).to_pylist()
                 except (pa.ArrowException, ValueError, KeyError) as error:
                     raise UsageError(f"{self.path / path}: {_first_line(error)}") from None
-                if row["format"] != tables.FORMAT:
-                    raise UsageError(
-                        f"{self.path} has format {row['format']}, this iptrec writes {tables.FORMAT};"
-                        " name another directory"
-                    )
+                require_format(self.path, row.get("format"))
                 known[own] = row
         return known
 

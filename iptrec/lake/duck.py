@@ -65,6 +65,8 @@ def asked(
         try:
             for name, files in directory.files(path).items():
                 connection.execute(f"CREATE VIEW {name} AS {_select(name, files)}")
+            for (found,) in connection.execute("SELECT DISTINCT format FROM recordings").fetchall():
+                directory.require_format(path, found)
             yield Answer(_executed(connection, sql, progress))
         except duckdb.Error as error:
             raise RecordingError(f"{path}: {str(error).splitlines()[0]}") from None

@@ -343,6 +343,26 @@ def test_refusals(tmp_path):
         assert files(tmp_path) == before
 
 
+def test_another_format_is_refused(tmp_path, monkeypatch):
+    """Neither written into nor asked; what has no format at all, neither."""
+    lake = tmp_path / "lake"
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "FORMAT", 2)
+        put(lake, sample("ipv6"))
+    row = next((lake / "recordings").rglob("*.parquet"))
+    for found in (2, None):
+        before = files(lake)
+        for words in (
+            ("export", "parquet", f"{lake}/", sample("loopback")),
+            ("lake", "incomplete", lake),
+        ):
+            done = iptrec(*words)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+            assert f"{lake} is a lake of format {found}" in done.stderr or found is None
+        assert files(lake) == before
+        pq.write_table(pa.table({"x": [1]}), row)
+
+
 def test_one_at_a_time(tmp_path):
     """Two exports would not see each other's rules."""
     lake = tmp_path / "lake"
