@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from iptrec.files import DraftDirectory
     from iptrec.names import I64
 
-_GROUP: Final = 1 << 18  # rows that are sorted together, and make a row group
-_GROUP_BYTES: Final = 64 << 20
+_GROUP: Final = 1 << 17  # rows that are sorted together, and make a row group
+_GROUP_BYTES: Final = 16 << 20
 _FILE: Final = 1 << 22  # rows
 _MOST_WAITING: Final = 32  # days of one table; as a rule there is one or two
 _AT_ONCE: Final = 1 << 16  # rows: by the 1024 of the library it takes a quarter longer
@@ -147,6 +147,7 @@ class _Part:
         import pyarrow as pa  # noqa: PLC0415 - optional
 
         found = pa.Table.from_batches(self._waiting).unify_dictionaries()
+        self._waiting = []
         rest = found.slice(len(found))
         if self._timed:
             time_ns = found.column("time_ns").to_numpy()
@@ -159,7 +160,8 @@ class _Part:
             if done < len(found) // 2:  # times that go back: nothing is gained by waiting
                 done = len(found)
             found, rest = found.slice(0, done), found.slice(done)
-        self._waiting = rest.combine_chunks().to_batches()
+        if len(rest):  # a copy: a slice would keep all of it
+            self._waiting = rest.take(np.arange(len(rest))).combine_chunks().to_batches()
         self._rows = len(rest)
         self._bytes = sum(one.nbytes for one in self._waiting)
         self._next(found).write(found)
