@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint coverage golden samples bench hosts soak kernels clean
+.PHONY: help system system-tests demo test lint coverage golden samples bench hosts lake soak kernels clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,11 @@ kernels: $(VENV)/installed | system-tests ## a choice of the live tests on Debia
 hosts: $(VENV)/installed | system-tests ## real firewalls' rules under 100,000 packets each; installs docker, podman, ...
 	@tools/system-packages hosts
 	$(BIN)/python bench/hosts.py
+
+lake: $(VENV)/installed | system ## the questions of a lake asked of Spark and ClickHouse as well; installs them and Java
+	@tools/system-packages lake
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[engines]'
+	$(BIN)/python -m pytest tests/lake_engines
 
 soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk
 	$(BIN)/python bench/soak.py

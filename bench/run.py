@@ -40,6 +40,7 @@ BENCHMARKS = (
     ("Sharing", ("share.py", "{}")),
     ("Against tshark", ("export.py", "{}")),
     ("How cost grows", ("scale.py",)),
+    ("A lake of many hosts", ("lake.py",)),
     ("Exactness", ("exact.py",)),
     ("Telling ends", ("ends.py",)),
     ("Rulesets", ("rulesets.py",)),

@@ -339,7 +339,7 @@ class DraftDirectory:
     def publish(self, *, replace: bool) -> None:
         """Give it its name. Raises FileExistsError where something has it (unless ``replace``)."""
         place = self.place
-        self._settle()
+        self.settle()
         if place.status(place.name) is None:
             place.rename(self._temporary, place.name)
         elif replace:
@@ -371,7 +371,7 @@ class DraftDirectory:
                 self.place.remove_tree(self._temporary)
             self._made = False
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Modes and owners of all that is in it, the innermost first, itself last."""
         owner = self.place.owner
         with self.acting():

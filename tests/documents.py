@@ -44,6 +44,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "IN=lo OUT= SRC=127.0.0.1 DST=127.0.0.1 ... UID=33": "a line of show: tests/live/test_owners_live.py",
     "origin: Docker; keeps": "the last lines that the README has of why",
     "kernel → recorder → file": "a drawing",
+    "lake/packets/dt=": "the name of a file",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
 }
 LIVE = {"record", "trace", "demo", "doctor", "cleanup"}  # what asks or changes the host
@@ -74,7 +75,13 @@ class Line:
     def makes(self):
         """The file that it writes, if any."""
         words = [word for command in self.commands for word in command]
-        return dict(itertools.pairwise(words)).get("-o")
+        return self.lake or dict(itertools.pairwise(words)).get("-o")
+
+    @property
+    def lake(self):
+        """The lake that it puts recordings into, if any: what is there stays."""
+        found = re.search(r"export parquet ([\w-]+)/ ", self.text)
+        return found and found[1]
 
     @property
     def runs(self):

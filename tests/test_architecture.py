@@ -63,6 +63,7 @@ MAY_IMPORT = {
         "recording.kinds",
         "files",
     },
+    "lake": {"lake", "views", "answers", "packets", "decode", "recording.rows", "files"},
     "pack": {
         "pack",
         "answers",
@@ -92,6 +93,7 @@ MAY_IMPORT = {
         "recording",
         "redact",
         "pack",
+        "lake",
         "decode",
         "pcap",
         "rulesets",
@@ -110,7 +112,8 @@ HOMES = {
     "pyroute2": {"kernel", "demo"},
     "sqlite3": {"recording", "files", "views"},  # a database is a view, too: export sqlite
     "sqlite_utils": {"views"},
-    "pyarrow": {"views", "api"},
+    "pyarrow": {"views", "api", "lake"},
+    "duckdb": {"lake"},
     "zstandard": {"recording"},
     "typer": {"cli"},
     "click": {"cli"},

@@ -31,6 +31,7 @@ SUMMARIES: Final = {
     "check": "Check a recording against expectations.",
     "info": "Tell what is in a recording, and how complete it is.",
     "query": "Ask a recording in SQL.",
+    "lake": "Ask many recordings of many hosts at once.",
     "import": "Make a recording of a capture of tcpdump.",
     "redact": "Take addresses, names and payloads out, to share it.",
     "pack": "Make one file to attach to a bug report.",

@@ -176,30 +176,45 @@ def sqlite(
 @app.command(cls=Command)
 @which.selection()
 def parquet(
-    recording: Trace,
-    output: Output,
+    recording: Annotated[
+        str, typer.Argument(metavar="TRACE.db|LAKE/", help="The recording, or a lake's directory.")
+    ],
     chosen: which.Chosen = which.NOTHING_TYPED,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="DIR", help="The directory to be made.")
+    ] = "",
     force: Force = False,
     mode: Mode = "",
     jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> int:
-    """Write a directory of Parquet files with the same tables.
+    """Write Parquet files of a recording, or a lake of many.
 
-    OUT/packets/host=HOST/date=DAY/....parquet and so on. Several exports may be moved into one directory.
-    Needs pyarrow (pip install 'iptrec[parquet]'). Exit status 1 when nothing fits the selection.
+    A directory with the same tables: OUT/packets/host=HOST/date=DAY/....parquet and so on. Several exports may
+    be moved into one. Needs pyarrow (pip install 'iptrec[parquet]'). Exit status 1 when nothing fits the
+    selection.
+
+    After a directory, instead of FILTER and -o, come recordings, which are put into it: a lake, of which
+    iptrec lake asks questions (docs/lake.md). One that is there whole is skipped, one that grew replaces what
+    it had; --force writes all again.
 
     Examples:
 
       iptrec export parquet trace.db -o traces
 
       duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"
+
+      iptrec export parquet lake/ before.db after.db
     """
     from iptrec.cli.output import directory
     from iptrec.views.arrow import require
     from iptrec.views.parquet import Files
 
     require("export parquet")
+    if not output:
+        from iptrec.cli import into_lake
+
+        return into_lake.put(recording, chosen, force=force, mode=mode, jobs=jobs, quiet=quiet)
     if output == "-":
         raise UsageError("--output -: export parquet makes a directory; name one")
     with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:

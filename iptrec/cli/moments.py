@@ -42,12 +42,12 @@ def moment(recording: Recording, option: str, text: str, *, utc: bool = False) -
 
 def _absolute(recording: Recording, option: str, text: str, *, utc: bool) -> int:
     if found := _DAY.fullmatch(text):  # as `show` prints it
-        return _epoch_ns(f"{found[1]}T00:00{found[2] or 'Z'}", utc=utc)
+        return epoch_ns(f"{found[1]}T00:00{found[2] or 'Z'}", utc=utc)
     if not (found := _CLOCK.fullmatch(text)):
-        return _epoch_ns(text, utc=utc)
+        return epoch_ns(text, utc=utc)
     clock = f"{found[1]:0>2}{found[2]}"
     first, last = recording.facts.started_ns, recording.end_ns
-    moments = [_epoch_ns(f"{day}T{clock}", utc=utc) for day in _days(first, last, clock, utc=utc)]
+    moments = [epoch_ns(f"{day}T{clock}", utc=utc) for day in _days(first, last, clock, utc=utc)]
     within = [one for one in moments if first <= one <= last]
     if len(within) > 1:
         raise UsageError(
@@ -69,8 +69,8 @@ def _days(first_ns: int, last_ns: int, clock: str, *, utc: bool) -> Iterator[dat
         yield day + timedelta(days=after)
 
 
-def _epoch_ns(text: str, *, utc: bool) -> int:
-    """What ISO 8601 writes, to the nanosecond; Python keeps microseconds."""
+def epoch_ns(text: str, *, utc: bool) -> int:
+    """What ISO 8601 writes, to the nanosecond; Python keeps microseconds. Raises ValueError, OverflowError."""
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         time = time.replace(tzinfo=UTC) if utc else time.astimezone()

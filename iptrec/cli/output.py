@@ -78,7 +78,7 @@ def exported(
         if device is not None:
             yield device
             return
-        with Draft(target, mode=_mode(mode)) as draft:
+        with Draft(target, mode=mode_of(mode)) as draft:
             if grows:
                 draft.publish(replace=force)
             with draft.stream() as file:
@@ -100,7 +100,7 @@ def built(output: str, recording: str, *, force: bool, mode: str = "") -> Iterat
             stream = stack.enter_context(_writing(target, recording, force=force))
             if stream is None and _is_safe(target):
                 private.place()  # SQLite sorts there
-                draft = stack.enter_context(Draft(target, named=True, mode=_mode(mode)))
+                draft = stack.enter_context(Draft(target, named=True, mode=mode_of(mode)))
                 yield draft
                 publish(draft, replace=force)
                 return
@@ -125,7 +125,7 @@ def directory(
     with _writing(target, recording, force=force, directory=True):
         if target.is_dir():
             _check_export(target)
-        with DraftDirectory(target, mode=_mode(mode)) as draft:
+        with DraftDirectory(target, mode=mode_of(mode)) as draft:
             yield draft
             publish(draft, replace=force)
 
@@ -190,7 +190,7 @@ def _is_safe(target: Path) -> bool:
         return place.safe
 
 
-def _mode(text: str) -> int | None:
+def mode_of(text: str) -> int | None:
     """--mode; None without it."""
     if not text:
         return None

@@ -79,25 +79,27 @@ def query(
         found = source.query(sql, timeout_s=limit_s, heap_limit=_MOST_MEMORY)
     with opened(output, recording, mode) as stream:
         first = list(itertools.islice(found, 1))
-        write = _csv if as_csv else _json if json else _table
+        write = write_csv if as_csv else write_json if json else write_table
         write(stream, found.columns, itertools.chain(first, found))
     return EXIT_DONE if first else EXIT_NO
 
 
-def _csv(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
+def write_csv(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
+    """Comma separated values, the names first."""
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_cells(names))
     writer.writerows(map(_cells, rows))
 
 
-def _json(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
+def write_json(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
+    """One JSON object a row."""
     for row in rows:
         values = (None if value in _INFINITE else _plain(value) for value in row)
         found = dict(zip(names, values, strict=True))
         stream.write(to_json.dumps(found, allow_nan=False) + "\n")
 
 
-def _table(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
+def write_table(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
     """Columns side by side; what is longer than its column pushes the others to the right."""
     sample: list[list[str]] = []
     room = _SAMPLE_SIZE

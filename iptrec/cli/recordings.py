@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def opened(
-    path: str, *, held: int | None = None, index: bool = False, bar: bool = False, jobs: int = 1
+    path: str,
+    *,
+    held: int | None = None,
+    index: bool = False,
+    bar: bool = False,
+    jobs: int = 1,
+    title: str = "packets",
 ) -> Iterator[Recording]:
     """The recording; "-" is stdin.
 
     ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
-    on where that will do, see `index`. ``bar``: on stderr, while it is read. ``jobs``: so many processes
-    read it, without a bar and an index.
+    on where that will do, see `index`. ``bar``: on stderr, while it is read, under this ``title``. ``jobs``: so
+    many processes read it, without a bar and an index.
     """
     from iptrec.api import Recording
     from iptrec.cli.index import remembered
@@ -43,7 +49,7 @@ def opened(
             read = partial(windows, jobs=jobs, reopen=reopen, sizes=reader.chunk_sizes)
             yield Recording(reader, read=read)
             return
-        rows = stack.enter_context(watched(reader, "packets")) if bar else reader
+        rows = stack.enter_context(watched(reader, title)) if bar else reader
         index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)

@@ -1,0 +1,277 @@
+"""The directory of a lake: what is in it, and how a recording's files get there.
+
+Every file is written in a draft beside the tables and gets its name when it is whole. A recording has come
+in when its row in `recordings` is there, which is the last of its files to come and the first to go: files
+of a recording without one were left by an export that was interrupted, and the next one takes them away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from iptrec.errors import RecordingError, UsageError
+from iptrec.files import DraftDirectory, Place
+from iptrec.lake import tables
+from iptrec.lake.files import Files, day
+from iptrec.lake.rows import Rows, name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.answers.packets import Packets
+    from iptrec.recording.rows import Facts, Recording
+
+_DRAFT: Final = re.compile(r"\.iptrec-[0-9a-f]{16}")
+_FILE: Final = re.compile(r"(.+)-[0-9]+\.parquet")
+_LAST: Final = "recordings"
+_OTHERS: Final = ("host=", "date=")  # directories of `export parquet -o`, which has another order
+_SEARCH: Final = 0o111
+
+
+def is_lake(path: Path) -> bool:
+    """Whether recordings have come in there."""
+    return any((path / _LAST).glob("dt=*/host=*/*.parquet"))
+
+
+def require(path: Path) -> None:
+    """Raise `UsageError` where no lake is."""
+    if not path.exists():
+        raise UsageError(f"{path}: No such file or directory")
+    if not is_lake(path):
+        raise UsageError(
+            f"{path} is not a lake: it has no recordings; see iptrec export parquet --help"
+        )
+
+
+def require_format(path: Path, found: object) -> None:
+    """Raise `UsageError` for another format of a lake than that of this iptrec."""
+    if found != tables.FORMAT:
+        raise UsageError(
+            f"{path} is a lake of format {found}, this iptrec knows format {tables.FORMAT}"
+        )
+
+
+def files(path: Path) -> dict[str, list[Path]]:
+    """The files of each table, rules and those of the recordings that have come in."""
+    found = {table: sorted((path / table).glob("dt=*/host=*/*.parquet")) for table in tables.NAMED}
+    come = {_of(one) for one in found[_LAST]}
+    kept = {table: [one for one in paths if _of(one) in come] for table, paths in found.items()}
+    return kept | {"rules": sorted((path / "rules").glob("*.parquet"))}
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """No other export is at work there meanwhile. Raises `RecordingError` where one is."""
+    with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        yield
+
+
+@contextlib.contextmanager
+def steady(path: Path) -> Iterator[None]:
+    """No recording comes in meanwhile; an export waits."""
+    with _locked(path / _LAST, fcntl.LOCK_SH):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except BlockingIOError:
+            raise RecordingError(
+                f"{path}: another iptrec export is at work there; try again when it has ended"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _of(path: Path) -> str | None:
+    """The recording that a file is of."""
+    match = _FILE.fullmatch(path.name)
+    return match and match[1]
+
+
+class Lake:
+    """A lake that is written to; a context manager.
+
+    ``mode``: of its files, instead of 0600. Raises `UsageError` for a directory of something else,
+    `RecordingError` where others can change it or another export is at work, OSError.
+    """
+
+    def __init__(self, path: Path, mode: int | None = None) -> None:
+        self.path = path
+        self._mode = mode
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._make()
+            self._place = Place(self.path / "draft")
+            stack.callback(self._place.close)
+            self._place.require_safe()
+            self._root = Path(f"/proc/self/fd/{self._place.directory}")
+            stack.enter_context(alone(self.path))
+            self._check()
+            self._files = self._found()
+            self._known_rows = self._known()
+            self._rules = self._rule_ids()
+            self._take_away()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def has(self, facts: Facts, fingerprint: str) -> bool:
+        """Whether this very recording has come in, written by this iptrec."""
+        found = self._known_rows.get(name(facts))
+        return found is not None and found["fingerprint"] == fingerprint
+
+    def has_whole(self, facts: Facts) -> bool:
+        """Whether a recording that is cut off, or still grows, has come in with its end already."""
+        found = self._known_rows.get(name(facts))
+        return found is not None and found["closed"] == 1 and not facts.closed
+
+    def add(self, recording: Recording, packets: Packets, fingerprint: str) -> None:
+        """Let a recording come in; what an earlier state of it had goes."""
+        facts = recording.facts
+        own = name(facts)
+        rows = Rows(recording, packets, own)
+        with DraftDirectory(self.path / "draft", mode=self._mode) as draft:
+            with Files(draft, own, facts.host, day(facts.started_ns)) as files:
+                files.fill(rows.batches())
+                files.recording(rows.itself(fingerprint))
+                if new := rows.rules.keys() - self._rules:
+                    called = hashlib.sha256("".join(sorted(new)).encode()).hexdigest()[:32]
+                    files.rules(rows.contents(self._rules), called)
+            draft.settle()
+            self._replace(draft, own, files.written)
+        self._rules |= new
+        self._files[own] = [one for one in files.written if not one.startswith("rules/")]
+        self._known_rows[own] = {"fingerprint": fingerprint, "closed": int(facts.closed)}
+
+    def _replace(self, draft: DraftDirectory, own: str, written: list[str]) -> None:
+        old = self._files.get(own, [])
+        with self._place.acting(), self._changing():
+            self._unlink(one for one in old if one.startswith(_LAST))
+            for one in sorted(written, key=lambda path: path.startswith(_LAST)):
+                if one.startswith(_LAST):
+                    self._unlink(set(old) - set(written))
+                self._move(draft, one)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Who asks the lake is waited for, and waits."""
+        there = (self._root / _LAST).is_dir()
+        with _locked(self._root / _LAST, fcntl.LOCK_EX) if there else contextlib.nullcontext():
+            yield
+
+    def _move(self, draft: DraftDirectory, path: str) -> None:
+        target = self._root / path
+        for folder in [*Path(path).parents][-2::-1]:
+            if not (self._root / folder).is_dir():
+                status = (draft.path / folder).stat()
+                (self._root / folder).mkdir(0o700)
+                (self._root / folder).chmod(stat.S_IMODE(status.st_mode))
+                with contextlib.suppress(PermissionError):
+                    os.chown(self._root / folder, status.st_uid, status.st_gid)
+        (draft.path / path).rename(target)
+
+    def _unlink(self, paths: Iterator[str] | set[str]) -> None:
+        for one in paths:
+            target = self._root / one
+            target.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others' files are there, too
+                target.parent.rmdir()
+                target.parent.parent.rmdir()
+
+    def _make(self) -> None:
+        """The directory, where none is."""
+        with contextlib.closing(Place(Path(os.path.abspath(self.path)))) as place:  # noqa: PTH100 - no links
+            if place.status(place.name) is None:
+                with contextlib.suppress(FileExistsError):
+                    descriptor = place.make_directory(place.name)
+                    with place.acting():
+                        if self._mode is not None:
+                            os.fchmod(descriptor, self._mode | (self._mode >> 2 & _SEARCH))
+                        if place.owner is not None:
+                            os.fchown(descriptor, place.owner.uid, place.owner.gid)
+                    os.close(descriptor)
+
+    def _check(self) -> None:
+        """Raise `UsageError` where something else than a lake is."""
+        for one in self._root.iterdir():
+            if one.name in tables.NAMED:
+                inside = [below.name for below in one.iterdir()]
+                if any(below.startswith(_OTHERS) for below in inside):
+                    raise UsageError(
+                        f"{self.path} is what export parquet -o made of one recording; name another directory"
+                    )
+            elif not _DRAFT.fullmatch(one.name):
+                raise UsageError(
+                    f"{self.path} holds {one.name}, which is not of a lake; name an empty or a new directory"
+                )
+
+    def _found(self) -> dict[str, list[str]]:
+        """The files of each recording, whether it has come in or not."""
+        found: dict[str, list[str]] = {}
+        for table in tables.NAMED.keys() - {"rules"}:
+            for path in (self._root / table).glob("dt=*/host=*/*.parquet"):
+                if own := _of(path):
+                    found.setdefault(own, []).append(str(path.relative_to(self._root)))
+        return found
+
+    def _known(self) -> dict[str, dict[str, Any]]:
+        """What is to be known of each recording that has come in. Raises `UsageError` for another format."""
+        import pyarrow as pa  # noqa: PLC0415 - optional
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        known: dict[str, dict[str, Any]] = {}
+        for own, paths in self._files.items():
+            for path in (one for one in paths if one.startswith(_LAST)):
+                try:
+                    columns = ["fingerprint", "closed", "format"]
+                    (row,) = pq.ParquetFile(self._root / path).read(columns).to_pylist()
+                except (pa.ArrowException, ValueError, KeyError) as error:
+                    raise UsageError(f"{self.path / path}: {_first_line(error)}") from None
+                require_format(self.path, row.get("format"))
+                known[own] = row
+        return known
+
+    def _rule_ids(self) -> set[str]:
+        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        found: set[str] = set()
+        for path in (self._root / "rules").glob("*.parquet"):
+            try:
+                ids = pq.ParquetFile(path).read(["rule_id"]).column(0)
+            except (pa.ArrowException, ValueError) as error:
+                raise UsageError(
+                    f"{self.path / 'rules' / path.name}: {_first_line(error)}"
+                ) from None
+            found.update(ids.to_pylist())
+        return found
+
+    def _take_away(self) -> None:
+        """What exports left that were interrupted."""
+        for one in self._root.iterdir():
+            if _DRAFT.fullmatch(one.name):
+                self._place.remove_tree(one.name)
+        with self._place.acting(), self._changing():
+            for own in self._files.keys() - self._known_rows.keys():
+                self._unlink(set(self._files.pop(own)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

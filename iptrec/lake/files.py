@@ -1,0 +1,227 @@
+"""The Parquet files of one recording: by day, sorted by time, in row groups and files of a bounded size."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
+
+import numpy as np
+
+from iptrec.lake import tables
+from iptrec.views import arrow
+from iptrec.views.packet_json import iso_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from iptrec.files import DraftDirectory
+    from iptrec.names import I64
+
+_GROUP: Final = 1 << 17  # rows that are sorted together, and make a row group
+_GROUP_BYTES: Final = 16 << 20
+_FILE: Final = 1 << 22  # rows
+_MOST_WAITING: Final = 32  # days of one table; as a rule there is one or two
+_AT_ONCE: Final = 1 << 16  # rows: by the 1024 of the library it takes a quarter longer
+_DAY_NS: Final = 24 * 3600 * 10**9
+
+
+def host_directory(host: str) -> str:
+    """``host=`` with a stranger's name for it, percent-encoded where it has more than letters, digits, -_.~."""
+    found = quote(host or "unknown", safe="")
+    if len(found) > 200:  # noqa: PLR2004 - a directory's name has at most 255 bytes
+        found = quote(host[:60], safe="")[:200].rsplit("%", 1)[0]
+    return f"host={found.replace('.', '%2E') if set(found) == {'.'} else found}"
+
+
+def day(time_ns: int) -> str:
+    """``YYYY-MM-DD`` in UTC; "unknown" where no calendar reaches."""
+    text = iso_time(time_ns)
+    return text[:10] if "T" in text else "unknown"
+
+
+class Files:
+    """What a draft gets of one recording; a context manager. ``name``: its id; ``date``: the day it began.
+
+    ``written``: the files, relative to the draft.
+    """
+
+    def __init__(self, draft: DraftDirectory, name: str, host: str, date: str) -> None:
+        self._draft = draft
+        self._name, self._host, self._date = name, host_directory(host), date
+        self._packet = self._day = np.empty(0, np.int64)  # of the packets at hand
+        self._parts: dict[tuple[str, str], _Part] = {}
+        self._done_ns: int | None = None  # no packet to come began before, as a rule
+        self._count = 0
+        self.written: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for part in self._parts.values():
+            # What went wrong first is what is reported; the files go.
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                part.close(write=kind is None)
+
+    def fill(self, rows: Iterable[tuple[str, Any]]) -> None:
+        """Write the rows; packets come before what belongs to them."""
+        for table, batch in rows:
+            for date, some in self._days(table, batch) if len(batch) else ():
+                self._part(table, date).add(some, self._done_ns)
+
+    def rules(self, batch: Any, name: str) -> None:  # noqa: ANN401 - pyarrow is optional
+        """Write rules, which are of no host and no day."""
+        with _Writer(self._draft, self._new(f"rules/{name}.parquet"), "rules") as writer:
+            writer.write(batch)
+
+    def recording(self, batch: Any) -> None:  # noqa: ANN401
+        """Write the recording's own row."""
+        self._part("recordings", self._date).add(batch, None)
+
+    def _days(self, table: str, batch: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+        if table not in tables.OF_PACKETS:
+            self._done_ns = None
+            yield self._date, batch
+            return
+        packet = batch.column("packet").to_numpy()
+        if table == "packets":
+            time_ns = batch.column("time_ns").to_numpy()
+            self._packet, self._day = packet, time_ns // _DAY_NS
+            self._done_ns = int(time_ns[-1])
+        if self._day.min() == self._day.max():
+            yield day(int(self._day[0]) * _DAY_NS), batch
+            return
+        days: I64 = self._day[np.searchsorted(self._packet, packet)]
+        for one in np.unique(days).tolist():
+            yield day(one * _DAY_NS), batch.take(np.flatnonzero(days == one))
+
+    def _part(self, table: str, date: str) -> _Part:
+        key = table, date
+        if key not in self._parts:
+            while len(self._parts) >= _MOST_WAITING:
+                self._parts.pop(next(iter(self._parts))).close()
+            self._parts[key] = _Part(self, table, date)
+        return self._parts[key]
+
+    def open(self, table: str, date: str) -> _Writer:
+        """The next file of a table's day."""
+        self._count += 1
+        path = f"{table}/dt={date}/{self._host}/{self._name}-{self._count}.parquet"
+        return _Writer(self._draft, self._new(path), table)
+
+    def _new(self, path: str) -> str:
+        self.written.append(path)
+        return path
+
+
+class _Part:
+    """The rows of one day of a table: what waits to be sorted, and the file that is being written."""
+
+    def __init__(self, files: Files, table: str, date: str) -> None:
+        self._files, self._table, self._date = files, table, date
+        self._timed = "time_ns" in tables.NAMED[table].places
+        self._waiting: list[Any] = []
+        self._rows = self._bytes = 0
+        self._writer: _Writer | None = None
+
+    def add(self, batch: Any, done_ns: int | None) -> None:  # noqa: ANN401
+        """Take rows. ``done_ns``: packets that come later began later, as a rule."""
+        self._waiting.append(batch)
+        self._rows += len(batch)
+        self._bytes += batch.nbytes
+        if self._rows >= _GROUP or self._bytes >= _GROUP_BYTES:
+            self._write(done_ns)
+
+    def close(self, *, write: bool = True) -> None:
+        """Write what waits, and end the file."""
+        if write and self._rows:
+            self._write(None)
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, done_ns: int | None) -> None:
+        """A row group of what waits, but for what may have to stand behind rows to come."""
+        import pyarrow as pa  # noqa: PLC0415 - optional
+
+        found = pa.Table.from_batches(self._waiting).unify_dictionaries()
+        self._waiting = []
+        rest = found.slice(len(found))
+        if self._timed:
+            time_ns = found.column("time_ns").to_numpy()
+            if (time_ns[1:] < time_ns[:-1]).any():
+                order = np.argsort(time_ns, kind="stable")
+                found, time_ns = found.take(order), time_ns[order]
+            done = len(found)
+            if done_ns is not None:
+                done = int(np.searchsorted(time_ns, done_ns, "right"))
+            if done < len(found) // 2:  # times that go back: nothing is gained by waiting
+                done = len(found)
+            found, rest = found.slice(0, done), found.slice(done)
+        if len(rest):  # a copy: a slice would keep all of it
+            self._waiting = rest.take(np.arange(len(rest))).combine_chunks().to_batches()
+        self._rows = len(rest)
+        self._bytes = sum(one.nbytes for one in self._waiting)
+        self._next(found).write(found)
+
+    def _next(self, rows: Any) -> _Writer:  # noqa: ANN401
+        """The file that these rows can go on; another one where it is long, or they begin before its end."""
+        begin_ns = rows.column("time_ns")[0].as_py() if self._timed else 0
+        old = self._writer
+        if old is not None and (old.rows >= _FILE or old.last_ns > begin_ns):
+            old.close()
+            old = None
+        if old is None:
+            old = self._writer = self._files.open(self._table, self._date)
+        if self._timed:
+            old.last_ns = rows.column("time_ns")[-1].as_py()
+        return old
+
+
+class _Writer:
+    """One file that is being written; a context manager."""
+
+    def __init__(self, draft: DraftDirectory, path: str, table: str) -> None:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+
+        definition = tables.NAMED[table]
+        coded = tables.schema(definition, coded=True)
+        plain = tables.schema(definition)
+        target: Path = draft.path / path
+        timed = "time_ns" in definition.places
+        with draft.acting():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(
+                target,
+                coded,
+                compression="zstd",
+                store_schema=False,
+                use_dictionary=arrow.coded(coded),
+                write_batch_size=_AT_ONCE,
+                sorting_columns=[pq.SortingColumn(definition.places["time_ns"])] if timed else None,
+            )
+        # Whoever reads it sees plain texts; that some were written by number is not a fact of theirs.
+        told = base64.b64encode(plain.serialize())
+        self._writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": told})
+        self.rows = 0
+        self.last_ns = -(2**63)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, rows: Any) -> None:  # noqa: ANN401
+        """A row group."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+        self._writer.write_table(table, row_group_size=_GROUP)
+        self.rows += len(table)
+
+    def close(self) -> None:
+        """End it."""
+        self._writer.close()

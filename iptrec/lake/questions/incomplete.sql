@@ -1,0 +1,18 @@
+-- Recordings of which something is missing: cut off, with losses, with packets that are not whole.
+-- overlapping: copies of a ring that may hold the same packets, which are counted twice.
+-- :limit number 1000: rows
+SELECT r.host, r.recording, r.started_ns, r.closed, r.stop_reason, r.packets, r.incomplete, r.ambiguous,
+  r.unknown, r.lost, r.losses, r.uncounted, COALESCE(o.overlapping, 0) AS overlapping
+FROM recordings r
+LEFT JOIN (
+  SELECT one.recording, count(*) AS overlapping
+  FROM recordings one
+  JOIN recordings other ON other.uuid = one.uuid
+  WHERE other.recording <> one.recording AND other.first_ns <= one.last_ns AND one.first_ns <= other.last_ns
+    AND (one.stop_reason = 'SIGUSR1' OR other.stop_reason = 'SIGUSR1')
+  GROUP BY one.recording
+) o ON o.recording = r.recording
+WHERE r.closed = 0 OR r.incomplete > 0 OR r.ambiguous > 0 OR r.unknown > 0 OR r.lost > 0 OR r.losses > 0
+  OR o.overlapping > 0
+ORDER BY r.lost DESC, r.uncounted DESC, r.incomplete DESC, r.host, r.recording
+LIMIT :limit
