@@ -81,6 +81,14 @@ NFT_STAYS = [
     "limit rate 5/minute counter",
     "meta sdif 0 meta oiftype ether counter",
     "xt match tos counter xt target TRACE",
+    "ct event set new,destroy ct event set protoinfo,helper,seqadj",
+    "tcp option mptcp subtype 1 reset tcp option mptcp",
+    "exthdr frag exists frag more-fragments 1 frag reserved2 1 srh sid[1] ::1 rt4 tag 7",
+    "mh type { binding-update, home-test-init } igmp type membership-query dccp type dataack",
+    "sctp chunk asconf seqno 7 sctp chunk init num-outbound-streams 7",
+    "ipsec out reqid 7 ipsec in spnum 1 reqid 7 arp operation { inreply, nak }",
+    'osf ttl loose name "Linux" osf version { "Linux:3.0", "Windows:XP" } meta iifkind "wireguard"',
+    "vxlan vni 7 geneve vni 7 meta iiftype { ipip6, ipgre }",
 ]
 
 
@@ -90,6 +98,69 @@ def test_what_nft_says_stays(rule):
     line = f"\t\t{rule} # handle 1\n"
     [made], _ = mapped(NftText, line)
     assert made == line
+
+
+HEADERS = ["exthdr", "tcp option", "ip option", "sctp chunk", "dccp option"]
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_names_of_headers_are_no_names_in_json(kind):
+    """Nor in what is written into them; a check wants them to stay."""
+    of = {kind: {"name": "mulberry", "field": "subtype"}}
+    rules = [
+        {"match": {"op": "==", "left": of, "right": 7}},
+        {"mangle": {"key": of, "value": 7}},
+        {"reset": of},
+    ]
+    told = {"rule": {"family": "inet", "table": "t", "chain": "c", "handle": 1, "expr": rules}}
+    [made], maps = mapped(nft_json, json.dumps({"nftables": [told]}).encode())
+    [found] = json.loads(made)["nftables"]
+    assert found["rule"]["expr"] == rules
+    other = json.loads(json.dumps(found).replace("mulberry", maps.name("mulberry")))
+    assert not [*NftObjects(Pairs(maps)).object(told, found)]
+    assert len([*NftObjects(Pairs(maps)).object(told, other)]) == len(rules)
+
+
+def test_systems_and_kinds_of_links_are_no_names_in_json():
+    """What `osf` and `iifkind` are compared with is nft's own; an interface of the same name is not."""
+    left = [{"osf": {"key": "name", "ttl": "loose"}}, {"meta": {"key": "iifkind"}}]
+    rules = [{"match": {"op": "==", "left": one, "right": {"set": ["mulberry"]}}} for one in left]
+    device = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "mulberry"}}
+    told = {"rule": {"family": "inet", "table": "t", "chain": "c", "expr": [*rules, device]}}
+    [made], maps = mapped(nft_json, json.dumps({"nftables": [told]}).encode())
+    found = json.loads(made)["nftables"][0]["rule"]["expr"]
+    assert found[:2] == rules
+    assert found[2]["match"]["right"] == maps.name("mulberry") != "mulberry"
+
+
+KEYWORDS = ["stream", "http", "window", "echo"]
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_a_name_that_is_a_keyword_elsewhere_is_one_name(name):
+    """Of a meter, an object in a map, an interface in a set: as where it is said what it is."""
+    _, maps = mapped(SaveText)
+    change = NftJson(maps, {})
+    element = {"concat": [name, 7]}
+    objects = [
+        {"counter": {"family": "ip", "table": "t", "name": name}},
+        {"map": {"family": "ip", "table": "t", "name": "m", "type": "mark", "map": "counter",
+                 "elem": [[7, name]]}},
+        {"map": {"family": "ip", "table": "t", "name": "n", "type": "mark", "map": "ifname",
+                 "elem": [[7, name]]}},
+        {"set": {"family": "ip", "table": "t", "name": "s", "type": ["ifname", "mark"], "elem": [element]}},
+        {"rule": {"family": "ip", "table": "t", "chain": "c", "expr": [
+            {"counter": {"map": {"key": {"meta": {"key": "mark"}}, "data": {"set": [[7, name]]}}}},
+            {"match": {"op": "==", "left": {"fib": {"result": "oifname", "flags": []}}, "right": name}},
+            {"ct timeout": name}]}},
+    ]  # fmt: skip
+    made = json.loads(change(json.dumps({"nftables": objects}).encode()))["nftables"]
+    wanted = maps.name(name)
+    assert wanted != name
+    assert json.dumps(made).count(f'"{wanted}"') == json.dumps(objects).count(f'"{name}"')
+    for old, new in zip(objects, made, strict=True):
+        assert not [*NftObjects(Pairs(maps)).object(old, new)]
+    assert NftText(maps)(f"meter {name} {{ ip saddr }}") == f"meter {wanted} {{ ip saddr }}"
 
 
 def test_a_line_ends_where_a_program_ends_it():
