@@ -9,8 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from iptrec.decode import containers
+from iptrec.decode import containers, packet
+from iptrec.decode.rulesets import iptables_save
 from iptrec.errors import UsageError
+from iptrec.matching import judge
+from iptrec.matching.facts import Facts
 from iptrec.redact.compare import Comparison
 from iptrec.redact.compare_json import NftObjects
 from iptrec.redact.compare_nft import NftRules
@@ -255,6 +258,66 @@ def test_what_was_taken_out_may_not_be_judged_any_more():
         assert [*comparison.differences(before, after)] == []
         assert [*comparison.differences(before, {**after, "fits": None})] == unknown
         assert [*comparison.differences(before, {**after, "fits": True})] == other
+
+
+GONE = '-m string --string "secret" --algo bm'
+
+
+@pytest.mark.parametrize("no", ["", "! "])
+def test_a_test_that_is_gone_is_not_judged(no):
+    """Its words are not in packets any more: neither that it fits is known, nor that it does not."""
+    gone = GONE.replace("--string", f"{no}--string")
+    rules = f"-A INPUT {gone} -j DROP", f"-A INPUT {gone} -p udp -m udp --dport 500 -j DROP"
+    made, maps = mapped(SaveText, *rules)
+    content = bytes.fromhex("4500001c000000004011000008080404080804050001003500080000")
+    facts = Facts(packet.header(content, 2), 0, None, None, None, None, None)
+    wanted = [(None, None), (False, "--dport 500 (it is 53)")]
+    for old, new, (fits, because) in zip(rules, made, wanted, strict=True):
+        saved = f"*filter\n:INPUT ACCEPT [0:0]\n{new}\nCOMMIT\n".encode()
+        (rule,) = iptables_save.parse(saved).tables["filter"]["INPUT"].rules
+        found = judge(rule, facts)
+        assert found.fits is fits, new
+        assert because is None or found.because == because
+        assert not [*SaveRules(Pairs(maps)).rule(old, new)]
+        untrue = new.replace("--redacted", "--string")
+        assert [*SaveRules(Pairs(maps)).rule(old, untrue)] == ["--string"]
+
+
+def test_another_condition_may_tell_why_a_rule_did_not_fit():
+    """Of a rule whose first reason is gone; of no other rule, and not that it fits."""
+    rule = '-m u32 --u32 "0x1c=0x71756f6b" -p udp -m udp --dport 501 -j DROP'
+    [made], maps = mapped(SaveText, rule)
+    before = {"spec": rule, "fits": False, "because": '--u32 "0x1c=0x71756f6b"'}
+    after = {"spec": made, "fits": False, "because": "--dport 501 (it is 53)"}
+    comparison = Comparison(maps)
+    assert not [*comparison.differences(before, after)]
+    assert [*comparison.differences(before, {**after, "fits": True})] == [("fits",)]
+    other = {**before, "because": "-p udp (it is tcp)"}
+    assert [*comparison.differences(other, after)] == [("because",)]
+    assert [*comparison.differences(before, {**before, "because": "-p"})] == [
+        ("spec",),
+        ("because",),
+    ]
+
+
+KEPT = {
+    '"0x1c=0x71756f6b"': True,
+    '"0x0>>0x16&0x3c@0x8=0x7472656d"': True,
+    '"0x6&0xff=0x11&&0x0>>0x16&0x3c@0x0>>0x10=0x35"': True,
+    '"0xc&0xff=0x7"': False,
+    '"0x9=0xa4d00"': False,
+    '"0x0>>0x17&0x3c@0x8=0x7472656d"': False,
+}
+
+
+@pytest.mark.parametrize("test", KEPT)
+def test_what_u32_compares_with_a_payload_that_is_kept_stays(test):
+    """With --keep payload, where it reads behind the header; --check agrees."""
+    rule = f"-A INPUT -m u32 --u32 {test} -j DROP"
+    [made], maps = mapped(SaveText, rule, keeps=["payload"])
+    assert (made == rule) is KEPT[test], made
+    assert ("redacted" in made) is not KEPT[test]
+    assert not [*SaveRules(Pairs(maps)).rule(rule, made)]
 
 
 CHANGES = {
