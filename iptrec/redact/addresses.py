@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 V4, V6, MAC = 4, 16, 6  # bytes
 # IANA's registries of special-purpose addresses: those whose networks stay, and those that stay as a whole.
+# fd7a:115c:a1e0::/48 is Tailscale's, on every host (https://tailscale.com/kb/1033/ip-and-dns-addresses).
 _NETWORKS: Final = (
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -29,7 +30,8 @@ _AS_THEY_ARE: Final = (
     "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
 )  # fmt: skip
 _NETWORKS_6: Final = (
-    "::ffff:0:0/96", "64:ff9b::/96", "2000::/3", "2002::/16", "fc00::/7", "fd00::/8", "fe80::/10", "fe80::/64",
+    "::ffff:0:0/96", "64:ff9b::/96", "2000::/3", "2002::/16", "fc00::/7", "fd00::/8",
+    "fd7a:115c:a1e0::/48", "fe80::/10", "fe80::/64",
     "ff02::1:ff00:0/104",
 )  # fmt: skip
 _AS_THEY_ARE_6: Final = ("::/127", "2001:db8::/32", "3fff::/20", "ff00::/8")

@@ -19,6 +19,10 @@ _TEST: Final = re.compile(r"(\d+|0x[0-9a-fA-F]+)(?:&\w+|>>\w+|<<\w+)*=[\w:,]+")
 _OF_ADDRESS: Final = re.compile(
     r"(?P<at>\d+|0x[0-9a-fA-F]+)(?:&(?P<mask>\w+))?=(?P<values>[\w:,]+)"
 )
+_BEHIND: Final = re.compile(
+    r"(?P<length>0(?:x0)?>>(?:22|0x16)&(?:60|0x3[cC])@)?(?P<at>\d+|0x[0-9a-fA-F]+)"
+    r"(?:&\w+|>>\w+|<<\w+|@\w+)*=[\w:,]+"
+)
 _VALUE: Final = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _SMALL: Final = 0xFFFF  # no address is in numbers up to this
 _ADDRESSES: Final = (12, 16)  # where those of IPv4 are
@@ -27,10 +31,24 @@ _V6_ADDRESSES: Final = range(5, 40)
 _MODE, _ABSOLUTE = 0xE0, 0x20  # BPF_MODE, BPF_ABS
 
 
-def u32(maps: Maps, tests: str, *, ipv6: bool) -> str | None:
-    """Tests in the place of others; None where they are not understood. Raises `UntrueError`."""
-    parts = [_test(maps, one, ipv6=ipv6) for one in tests.split("&&")]
+def u32(maps: Maps, tests: str, *, ipv6: bool, kept: bool = False) -> str | None:
+    """Tests in the place of others; None where they are not understood. Raises `UntrueError`.
+
+    ``kept``: payloads stay, and with them what is compared with bytes behind the header of IP.
+    """
+    parts = [
+        one if kept and _is_behind(one, ipv6=ipv6) else _test(maps, one, ipv6=ipv6)
+        for one in tests.split("&&")
+    ]
     return None if None in parts else "&&".join(filter(None, parts))
+
+
+def _is_behind(test: str, *, ipv6: bool) -> bool:
+    """Whether it compares what is behind the header, by its length or by a number."""
+    found = _BEHIND.fullmatch(test.replace(" ", ""))
+    if found is None or (ipv6 and found["length"]):
+        return False
+    return bool(found["length"]) or int(found["at"], 0) >= (40 if ipv6 else 20)
 
 
 def _test(maps: Maps, test: str, *, ipv6: bool) -> str | None:

@@ -29,6 +29,7 @@ _ESCAPED: Final = re.compile(
     r"\\(?:[xuU])((?<=x)[0-9a-f]{2}|(?<=u)[0-9a-f]{4}|(?<=U)00(?:0[0-9a-f]|10)[0-9a-f]{4})"
 )
 _JUDGEMENTS: Final = frozenset({"fits", "because"})
+_REASON: Final = frozenset({"because"})
 _PLAIN: Final = frozenset({int, bool, float, type(None)})
 _SUMS: Final = frozenset({"csum", "checksum"})
 _NAMES: Final = frozenset(
@@ -77,9 +78,9 @@ class Comparison:
     def _of_objects(
         self, before: dict[str, Any], after: dict[str, Any], path: _Path
     ) -> Iterator[_Path]:
-        judged = self._is_judged(before, after)
+        unknown = self._unknown(before, after)
         for key in dict.fromkeys([*before, *after]):
-            if key in _SUMS or (key in _JUDGEMENTS and not judged):
+            if key in _SUMS or key in unknown:
                 continue
             if key not in before or key not in after:
                 yield (*path, key)
@@ -92,15 +93,23 @@ class Comparison:
             renamed = key == "spec" and before.get("kind") == "renamed"
             yield from self.differences(old, new, (*path, "chain" if renamed else key))
 
-    def _is_judged(self, before: dict[str, Any], after: dict[str, Any]) -> bool:
-        """Whether a rule says as much of a packet as before: not one of which something was taken out.
+    def _unknown(self, before: dict[str, Any], after: dict[str, Any]) -> frozenset[str]:
+        """What a rule need not say of a packet any more, if something was taken out of it.
 
-        Then it may be unknown whether it fits, though it is not said to be otherwise.
+        It may be unknown whether it fits, though it is not said to be otherwise; and where it did not for what
+        is gone, another of its conditions may tell so.
         """
         old, new = before.get("spec"), after.get("spec")
-        if after.get("fits", "") is not None or not (isinstance(old, str) and isinstance(new, str)):
-            return True
-        return not (self._saved.is_taken_out(old, new) and self.rules(old, new))
+        if not (isinstance(old, str) and isinstance(new, str)):
+            return frozenset()
+        if after.get("fits", "") is None:
+            keys = _JUDGEMENTS
+        elif self._saved.was_taken_out(str(before.get("because"))):
+            keys = _REASON
+        else:
+            return frozenset()
+        gone = self._saved.is_taken_out(old, new) and self.rules(old, new)
+        return keys if gone else frozenset()
 
     def _alike(self, before: Any, after: Any, path: _Path) -> bool:  # noqa: ANN401
         if not (isinstance(before, str) and isinstance(after, str)):

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
     from iptrec.redact.pairs import Pairs
 
-_NAMES: Final = frozenset(
-    {"name", "table", "chain", "dev", "flowtable", "target", "newname", "counter", "quota", "limit",
-    "ct helper", "synproxy"}
+_NAMED_OBJECTS: Final = (
+    "counter", "quota", "limit", "ct helper", "ct timeout", "ct expectation", "synproxy", "secmark",
+    "ifname",  # of a map
 )  # fmt: skip
+_NAMES: Final = frozenset(
+    {"name", "table", "chain", "dev", "flowtable", "target", "newname", *_NAMED_OBJECTS}
+)
 _PROSE: Final = frozenset({"comment", "prefix"})
+# Whose names and fields are nft's
+_HEADERS: Final = frozenset({"exthdr", "tcp option", "ip option", "sctp chunk", "dccp option"})
 _SIDES: Final = frozenset({"left", "right", "key", "data", "elem", "set", "value", "concat", "val"})
 # What a host has names for, and that names may be compared with.
 _NAMED_KEYS: Final = frozenset(
@@ -89,14 +94,17 @@ class NftObjects:
         if found is not None:
             yield from found
             return
+        names = names or before.get("map") in _NAMED_OBJECTS  # what a named map leads to
         for key, value in before.items():
             yield from self._values(value, after[key], (*path, key), names or _has_names(value))
 
     def _set_or_looked_up(
         self, before: dict[str, Any], after: dict[str, Any], path: _Path
     ) -> Iterator[_Path] | None:
-        """What is written into packets, and what is looked up in a map; None for other objects."""
+        """What is nft's own, written into packets, or looked up in a map; None for other objects."""
         match before, after:
+            case dict(), _ if len(before) == 1 and _HEADERS & before.keys():
+                return iter([path] if before != after else [])
             case {"mangle": {"key": left, "value": old}}, {"mangle": {"key": key, "value": new}}:
                 where = "mangle"
                 compared = self._numbers(left, old, new, (*path, where, "value"))

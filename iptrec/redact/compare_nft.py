@@ -24,8 +24,9 @@ _WORD: Final = re.compile(
 _QUOTED: Final = re.compile(r'"(.*)"(\*?)', re.DOTALL)
 _MASKED: Final = re.compile(r"& (\S*[.:]\S*) (?:==|!=) ([0-9a-fA-F]*[.:][0-9a-fA-F.:]*)(?=\s|$)")
 # Before a name without quotes: of a chain, an interface, an object, and of what a host has names for
-_NAMED: Final = frozenset({"jump", "goto", "device", "name", "to"})
-_ALWAYS_NAMED: Final = frozenset({"jump", "goto", "device"})
+_NAMED: Final = frozenset({"jump", "goto", "device", "name", "meter", "to"})
+_ALWAYS_NAMED: Final = frozenset({"jump", "goto", "device", "meter"})
+_SYSTEMS: Final = frozenset({"osf", "name", "version", "ttl", "loose", "skip"})  # as `osf` has them
 _TIMES: Final = frozenset(
     {"hour", "day", "time"}
 )  # of which nft quotes what they are compared with
@@ -93,8 +94,7 @@ class NftRules:
     def _alike(self, before: str, after: str, behind: Sequence[str], masks: dict[str, str]) -> bool:
         last = behind[-1] if behind else ""
         if before.startswith('"'):
-            of = next((one for one in reversed(behind) if one[0] not in _BETWEEN_QUOTED), "")
-            return (before == after and of in _TIMES) or self._quoted(before, after, last)
+            return self._quoted(before, after, behind)
         if before.startswith("@") and not raw_payload.NAMED.fullmatch(before):
             return after.startswith("@") and self._pairs.name(before[1:], after[1:])
         if before in masks:
@@ -116,11 +116,16 @@ class NftRules:
         of = next((one for one in reversed(behind) if one not in _BETWEEN), "")
         return of in _HOSTS_WORDS and self._pairs.name(before, after)
 
-    def _quoted(self, before: str, after: str, last: str) -> bool:
+    def _quoted(self, before: str, after: str, behind: Sequence[str]) -> bool:
+        of = next((one for one in reversed(behind) if one[0] not in _BETWEEN_QUOTED), "")
+        if _is_nfts(behind) or (before == after and of in _TIMES):
+            return before == after
         old, new = _QUOTED.fullmatch(before), _QUOTED.fullmatch(after)
         if old is None or new is None or old[2] != new[2]:
             return False
-        return (self._pairs.prose if last in _PROSE else self._pairs.name)(old[1], new[1])
+        return (self._pairs.prose if behind and behind[-1] in _PROSE else self._pairs.name)(
+            old[1], new[1]
+        )
 
     def _masked(self, before: str, after: str, mask: str) -> bool:
         """An address that is compared with the beginning of others."""
@@ -142,3 +147,13 @@ class NftRules:
         except (UntrueError, OverflowError):
             return before
         return nft_numbers.printed(made, before)
+
+
+def _is_nfts(behind: Sequence[str]) -> bool:
+    """Whether what is compared is a system as `osf` knows it, or a kind of links."""
+    words = (one for one in reversed(behind) if one[0] not in _BETWEEN_QUOTED)
+    first = next(words, "")
+    if first in ("name", "version"):
+        first = next((one for one in words if one not in _SYSTEMS or one == "osf"), "")
+        return first == "osf"
+    return first in ("iifkind", "oifkind")

@@ -36,10 +36,10 @@ _NAMED: Final = frozenset(
 _PROSE: Final = frozenset(
     {"--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--prefix"}
 )
-_PAYLOADS: Final = frozenset(
-    {"--string", "--hex-string", "--object-pinned", "--strings", "--payload", "--pattern", "--u32",
-    "--bytecode"}
-)  # fmt: skip
+_STRINGS: Final = frozenset(
+    {"--string", "--hex-string", "--object-pinned", "--strings", "--payload", "--pattern"}
+)
+_PAYLOADS: Final = _STRINGS | {"--u32", "--bytecode"}
 _SHORT: Final = frozenset({"-p", "-m", "-t", "-c", "-s", "-d", "-f", "!"})
 _HIDDEN: Final = re.compile(r"redacted|[0-9a-f]{1,32}")
 _NOT_JUDGED: Final = "--redacted"
@@ -75,18 +75,18 @@ class SaveRules:
         if len(old) != len(new) or WORD.sub("", before) != WORD.sub("", after):
             yield WORDS
             return
-        option, place, last = "", 0, ""
+        option, place = "", 0
         for was, now in zip(old, new, strict=True):
             if _OPTION.fullmatch(was):
-                hidden = now == _NOT_JUDGED and last == "!" and was in _PAYLOADS
-                if was != now and not hidden:
+                if now != (
+                    _NOT_JUDGED if was in _STRINGS and not self._pairs.keeps_payload else was
+                ):
                     yield was
                 option, place = was, 0
             else:
                 if not self._value(option, place, was, now):
                     yield option or "its beginning"
                 place += was != "!"
-            last = was
 
     def _value(self, option: str, place: int, before: str, after: str) -> bool:
         if before.startswith('"'):
@@ -125,10 +125,16 @@ class SaveRules:
         """What may be in the place of tests of u32, which differ for IPv4 and IPv6."""
         for ipv6 in (False, True):
             try:
-                yield byte_programs.u32(self._pairs.maps, before, ipv6=ipv6)
+                yield byte_programs.u32(
+                    self._pairs.maps, before, ipv6=ipv6, kept=self._pairs.keeps_payload
+                )
             except UntrueError:
                 yield None
 
     def is_taken_out(self, before: str, after: str) -> bool:
         """Whether a rule has something else to compare with packets, so that nothing can be said of it."""
         return after != before and any(one in after.split() for one in _TAKEN_OUT)
+
+    def was_taken_out(self, condition: str) -> bool:
+        """Whether a condition compares what may be taken out of a rule."""
+        return not _PAYLOADS.isdisjoint(condition.split())

@@ -32,9 +32,24 @@ _AS_IT_IS: Final = frozenset(
 _INTERFACES: Final = frozenset(
     {"iifname", "oifname", "ibrname", "obrname", "sdifname", "iif", "oif", "sdif"}
 )
-_REFERENCES: Final = frozenset({"counter", "quota", "limit", "ct helper", "synproxy"})  # to objects
+# References to objects
+_REFERENCES: Final = frozenset(
+    {
+        "counter",
+        "quota",
+        "limit",
+        "ct helper",
+        "ct timeout",
+        "ct expectation",
+        "synproxy",
+        "secmark",
+    }
+)
+# Whose names and fields are nft's
+_HEADERS: Final = frozenset({"exthdr", "tcp option", "ip option", "sctp chunk", "dccp option"})
 _COMBINED: Final = frozenset({"&", "|", "^", "<<", ">>"})
-_NAME, _PLAIN = "name", ""
+_NAME, _KEYWORD, _PLAIN = "name", "keyword", ""
+_Kind = str | tuple[str, ...]  # of what is compared; of a concatenation one for each part
 
 
 class NftJson:
@@ -71,11 +86,21 @@ class NftJson:
                 self._types[value["family"], value["table"], value["name"]] = listed
             if "integer" in value["type"]:
                 value = {**value, "elem": self._of_numbers(value["type"], value.get("elem"))}
-        of_names = kind in ("set", "map") and value.get("type") == "ifname"
-        return {
-            key: self._member(key, one, _NAME if key == "elem" and of_names else _PLAIN)
-            for key, one in value.items()
-        }
+        listed = value.get("elem") if kind in ("set", "map") else None
+        if isinstance(listed, list):
+            value = {**value, "elem": None}
+        made = {key: self._member(key, one) for key, one in value.items()}
+        if isinstance(listed, list):
+            kinds = _kinds_of_types(value.get("type"))
+            of_values = _NAME if value.get("map") in {*_REFERENCES, "ifname"} else _PLAIN
+            made["elem"] = [self._pair(one, kinds, of_values) for one in listed]
+        return made
+
+    def _pair(self, told: Any, kind: _Kind, of_value: _Kind = _PLAIN) -> Any:  # noqa: ANN401
+        """A key and what it stands for, or an element alone."""
+        if _is_pair(told):
+            return [self._value(told[0], kind), self._value(told[1], of_value)]
+        return self._value(told, kind)
 
     def _of_numbers(self, types: Any, elements: Any) -> Any:  # noqa: ANN401
         """Elements of a set of numbers, whose places in packets the listing does not tell."""
@@ -87,7 +112,7 @@ class NftJson:
         nft_numbers.mapped(self._maps, left, keys)
         return elements
 
-    def _member(self, key: str, value: Any, kind: str = _PLAIN) -> Any:  # noqa: ANN401
+    def _member(self, key: str, value: Any, kind: _Kind = _PLAIN) -> Any:  # noqa: ANN401
         if key in _AS_IT_IS and not isinstance(value, dict):
             return value
         if key == "map" and isinstance(value, str):
@@ -107,7 +132,7 @@ class NftJson:
             return change(value)
         return [self._each(one, change) for one in value] if isinstance(value, list) else value
 
-    def _value(self, value: Any, kind: str = _PLAIN) -> Any:  # noqa: ANN401, C901 - a table
+    def _value(self, value: Any, kind: _Kind = _PLAIN) -> Any:  # noqa: ANN401, C901, PLR0912 - a table
         match value:
             case str():
                 return self._word(value, kind)
@@ -115,6 +140,8 @@ class NftJson:
                 return [self._value(one, kind) for one in value]
             case {"prefix": {"addr": str(address), "len": int(length)}}:
                 return {"prefix": {"addr": self._network(address, length), "len": length}}
+            case {"concat": list(parts)} if isinstance(kind, tuple) and len(parts) == len(kind):
+                return {"concat": [self._value(*both) for both in zip(parts, kind, strict=True)]}
             case {"range": [str(low), str(high)]}:
                 return {"range": self._range(low, high)}
             case {"match": {"left": left, "right": right, **rest}}:
@@ -140,32 +167,36 @@ class NftJson:
                         **more,
                     }
                 }
-            case dict() if (
-                len(value) == 1
-                and isinstance(one := next(iter(value.values())), str)
-                and ((of := next(iter(value))) in _REFERENCES)
-            ):
-                return {of: self._maps.name(one)}
+            case dict() if len(value) == 1 and (of := next(iter(value))) in _HEADERS | _REFERENCES:
+                return value if of in _HEADERS else {of: self._object_of(value[of])}
             case {"xt": dict(told)}:
                 return {"xt": told if set(told) <= {"type", "name"} else {}}
             case dict():
                 return {key: self._member(key, one, kind) for key, one in value.items()}
         return value
 
-    def _looked_up(self, key: Any, data: Any) -> Any:  # noqa: ANN401
+    def _object_of(self, told: Any) -> Any:  # noqa: ANN401
+        """A reference to an object, or a map of such; or a statement that is called so."""
+        match told:
+            case str():
+                return self._maps.name(told)
+            case {"map": {"key": key, "data": data}}:
+                return {"map": {"key": self._value(key), "data": self._looked_up(key, data, _NAME)}}
+        return self._value(told)
+
+    def _looked_up(self, key: Any, data: Any, of_value: _Kind = _PLAIN) -> Any:  # noqa: ANN401
         """Pairs, or a named map."""
         if not isinstance(data, dict) or "set" not in data:
             return self._value(data)
-        kind = self._kind(key)
+        kind = _kind(key)
         return {
             "set": [
-                [
-                    self._value(nft_numbers.mapped(self._maps, key, pair[0]), kind),
-                    self._value(pair[1]),
-                ]
-                if isinstance(pair, list) and len(pair) == 2  # noqa: PLR2004
-                else self._value(pair, kind)
-                for pair in data["set"]
+                self._pair(
+                    [nft_numbers.mapped(self._maps, key, one[0]), one[1]] if _is_pair(one) else one,
+                    kind,
+                    of_value,
+                )
+                for one in data["set"]
             ]
         }
 
@@ -181,13 +212,7 @@ class NftJson:
             case dict() if _COMBINED & set(left) and "addr" in json.dumps(left):
                 raise UntrueError("a comparison of a part of an address")
         found = nft_numbers.mapped(self._maps, left, right)
-        return {"left": mapped, "right": self._value(found, self._kind(left))}
-
-    def _kind(self, left: Any) -> str:  # noqa: ANN401
-        match left:
-            case {"meta": {"key": str(key)}} if key in _INTERFACES:
-                return _NAME
-        return _PLAIN
+        return {"left": mapped, "right": self._value(found, _kind(left))}
 
     def _network(self, address: str, length: int) -> str:
         packed = ipaddress.ip_address(address).packed
@@ -202,14 +227,37 @@ class NftJson:
         ends = (ipaddress.ip_address(one).packed for one in (low, high))
         return [str(ipaddress.ip_address(one)) for one in self._maps.range(*ends)]
 
-    def _word(self, word: str, kind: str) -> str:
+    def _word(self, word: str, kind: _Kind) -> str:
         if word.startswith("@"):
             return self._name(word)
         if kind == _NAME:
             return self._maps.name(word)
-        if word in public().nft or word == "*":
+        if kind == _KEYWORD or word in public().nft or word == "*":
             return word
         return self._words.value(word)
+
+
+def _kind(left: Any) -> _Kind:  # noqa: ANN401
+    """Of what is compared with an expression."""
+    match left:
+        case {"meta": {"key": str(key)}} | {"fib": {"result": str(key)}} if key in _INTERFACES:
+            return _NAME
+        case {"osf": _} | {"meta": {"key": "iifkind" | "oifkind"}}:
+            return _KEYWORD
+        case {"concat": list(parts)}:
+            return tuple(map(str, map(_kind, parts)))
+    return _PLAIN
+
+
+def _kinds_of_types(types: Any) -> _Kind:  # noqa: ANN401
+    """Of the elements of a set of these."""
+    if isinstance(types, list):
+        return tuple(str(_kinds_of_types(one)) for one in types)
+    return _NAME if types == "ifname" else _PLAIN
+
+
+def _is_pair(told: Any) -> bool:  # noqa: ANN401
+    return isinstance(told, list) and len(told) == 2  # noqa: PLR2004
 
 
 def _size(address: str) -> int:

@@ -24,7 +24,7 @@ _HEADS: Final = frozenset(
      "secmark", "synproxy", "meter", "element"}
 )  # fmt: skip
 # Before a name that is not quoted; those of interfaces always are.
-_NAMED: Final = frozenset({"jump", "goto", "device", "name"})
+_NAMED: Final = frozenset({"jump", "goto", "device", "name", "meter"})
 # What nft quotes of times (src/meta.c), and what it counts times and rates by
 _MOMENT: Final = re.compile(
     r"(?:Sun|Mon|Tues|Wednes|Thurs|Fri|Satur)day|(?:\d{4}-\d\d-\d\d )?\d\d:\d\d(?::\d\d)?"
@@ -33,6 +33,11 @@ _TIME: Final = r"(?:\d+(?:ms|[dhms]))+"
 _SPAN: Final = re.compile(f"{_TIME}(?:-{_TIME})?")
 _UNITS: Final = frozenset(["bytes", "kbytes", "mbytes", "second", "minute", "hour", "day", "week"])
 _PROSE: Final = frozenset({"comment", "prefix"})
+# What nft quotes and a host does not name: systems (`osf`, with the words that may follow), kinds of links
+_SYSTEMS: Final = frozenset({"osf", "name", "version", "ttl", "loose", "skip"})
+_KINDS: Final = frozenset({"iifkind", "oifkind"})
+_INDEXED: Final = re.compile(r"(?:addr|sid)\[\d+\]")  # of routing headers
+_BETWEEN: Final = frozenset({"==", "!=", "{", ","})
 _PUNCTUATION: Final = "{}();,="
 
 
@@ -43,6 +48,7 @@ class NftText:
         self._maps = maps
         self._words = Words(maps)
         self._selectors = Selectors()
+        self._compares = ""  # a word of nft's, if what it is compared with is nft's as well
 
     def __call__(self, text: str) -> str:
         """All lines. Raises `UsageError` with a rule that would not stay true."""
@@ -65,6 +71,7 @@ class NftText:
         head = is_head(line)
         self._selectors.line(line.split(None, 1)[0] if line.strip() else "", head=head)
         made, at, before = [], 0, ["", "", ""]
+        self._compares = ""
         for found in _WORD.finditer(line):
             made.append(line[at : found.start()])
             at = found.end()
@@ -75,7 +82,14 @@ class NftText:
             else:
                 made.append(self._word(word, before, head=head))
             before = [*before[1:], word]
+            self._compare(word)
         return "".join(made) + line[at:]
+
+    def _compare(self, word: str) -> None:
+        """Whether quoted words behind this one are nft's own."""
+        if word[0] != '"' and word not in _BETWEEN:
+            is_own = word in _KINDS or word == "osf" or (self._compares and word in _SYSTEMS)
+            self._compares = word if is_own else ""
 
     def _masked(self, found: re.Match[str]) -> str:
         return self._words.addresses(f"{found[3]}/{found[1]}").partition("/")[0]
@@ -112,7 +126,7 @@ class NftText:
         last = before[-1]
         if word.startswith('"'):
             inner = word[1:].rstrip("*").removesuffix('"')
-            if last not in _PROSE and _MOMENT.fullmatch(inner):
+            if self._compares or (last not in _PROSE and _MOMENT.fullmatch(inner)):
                 return word
             change = self._words.prose if last in _PROSE else self._maps.name
             return f'"{change(inner)}"{"*" * word.endswith("*")}'
@@ -123,7 +137,7 @@ class NftText:
         of_table = before[-2:-1] == ["table"] and last in _FAMILIES
         if of_table or (head and last in _HEADS) or last in _NAMED:
             return self._maps.name(word)
-        if word in public().nft or not word.strip("!<>=&|^-+.*#:/"):
+        if word in public().nft or _INDEXED.fullmatch(word) or not word.strip("!<>=&|^-+.*#:/"):
             return word
         if all(one in public().nft for one in word.split(",")):
             return word

@@ -94,23 +94,21 @@ class SaveText:
             ) from None
 
     def _mapped(self, text: str, *, ipv6: bool) -> Iterator[str]:
-        at, option, second, before = 0, "", "", ""
+        at, option, second = 0, "", ""
         for found in WORD.finditer(text):
             yield text[at : found.start()]
             at = found.end()
             word = found[0]
             if word.startswith("-") and not _looks_like_value(word):
-                if word in _TAKEN_OUT and before == "!" and not self._keeps_payload:
-                    yield _NOT_JUDGED  # else what is not found any more would be said to have matched
-                else:
-                    yield word
+                # What is not in packets any more would be said not to have matched, or with ! to have
+                is_gone = word in _TAKEN_OUT and not self._keeps_payload
+                yield _NOT_JUDGED if is_gone else word
                 option, second = word, ""
             elif word == "!" or (word.startswith("[") and not option):
                 yield word
             else:
                 yield self._value(option, second, word, ipv6=ipv6)
                 second = second or word
-            before = word
         yield text[at:]
 
     def _value(self, option: str, before: str, word: str, *, ipv6: bool) -> str:
@@ -144,7 +142,7 @@ class SaveText:
             self._maps.removed(f"what iptables's {option} looks for")
             return "".join(self._maps.digest(word.encode()).hex())[: max(len(word), 1)]
         if option == _U32:
-            made = byte_programs.u32(self._maps, word, ipv6=ipv6)
+            made = byte_programs.u32(self._maps, word, ipv6=ipv6, kept=self._keeps_payload)
         else:
             made = word if byte_programs.is_plain_bytecode(word, ipv6=ipv6) else None
         if made is not None:

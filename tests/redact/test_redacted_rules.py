@@ -9,8 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from iptrec.decode import containers
+from iptrec.decode import containers, packet
+from iptrec.decode.rulesets import iptables_save
 from iptrec.errors import UsageError
+from iptrec.matching import judge
+from iptrec.matching.facts import Facts
 from iptrec.redact.compare import Comparison
 from iptrec.redact.compare_json import NftObjects
 from iptrec.redact.compare_nft import NftRules
@@ -81,6 +84,14 @@ NFT_STAYS = [
     "limit rate 5/minute counter",
     "meta sdif 0 meta oiftype ether counter",
     "xt match tos counter xt target TRACE",
+    "ct event set new,destroy ct event set protoinfo,helper,seqadj",
+    "tcp option mptcp subtype 1 reset tcp option mptcp",
+    "exthdr frag exists frag more-fragments 1 frag reserved2 1 srh sid[1] ::1 rt4 tag 7",
+    "mh type { binding-update, home-test-init } igmp type membership-query dccp type dataack",
+    "sctp chunk asconf seqno 7 sctp chunk init num-outbound-streams 7",
+    "ipsec out reqid 7 ipsec in spnum 1 reqid 7 arp operation { inreply, nak }",
+    'osf ttl loose name "Linux" osf version { "Linux:3.0", "Windows:XP" } meta iifkind "wireguard"',
+    "vxlan vni 7 geneve vni 7 meta iiftype { ipip6, ipgre }",
 ]
 
 
@@ -90,6 +101,69 @@ def test_what_nft_says_stays(rule):
     line = f"\t\t{rule} # handle 1\n"
     [made], _ = mapped(NftText, line)
     assert made == line
+
+
+HEADERS = ["exthdr", "tcp option", "ip option", "sctp chunk", "dccp option"]
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_names_of_headers_are_no_names_in_json(kind):
+    """Nor in what is written into them; a check wants them to stay."""
+    of = {kind: {"name": "mulberry", "field": "subtype"}}
+    rules = [
+        {"match": {"op": "==", "left": of, "right": 7}},
+        {"mangle": {"key": of, "value": 7}},
+        {"reset": of},
+    ]
+    told = {"rule": {"family": "inet", "table": "t", "chain": "c", "handle": 1, "expr": rules}}
+    [made], maps = mapped(nft_json, json.dumps({"nftables": [told]}).encode())
+    [found] = json.loads(made)["nftables"]
+    assert found["rule"]["expr"] == rules
+    other = json.loads(json.dumps(found).replace("mulberry", maps.name("mulberry")))
+    assert not [*NftObjects(Pairs(maps)).object(told, found)]
+    assert len([*NftObjects(Pairs(maps)).object(told, other)]) == len(rules)
+
+
+def test_systems_and_kinds_of_links_are_no_names_in_json():
+    """What `osf` and `iifkind` are compared with is nft's own; an interface of the same name is not."""
+    left = [{"osf": {"key": "name", "ttl": "loose"}}, {"meta": {"key": "iifkind"}}]
+    rules = [{"match": {"op": "==", "left": one, "right": {"set": ["mulberry"]}}} for one in left]
+    device = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "mulberry"}}
+    told = {"rule": {"family": "inet", "table": "t", "chain": "c", "expr": [*rules, device]}}
+    [made], maps = mapped(nft_json, json.dumps({"nftables": [told]}).encode())
+    found = json.loads(made)["nftables"][0]["rule"]["expr"]
+    assert found[:2] == rules
+    assert found[2]["match"]["right"] == maps.name("mulberry") != "mulberry"
+
+
+KEYWORDS = ["stream", "http", "window", "echo"]
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_a_name_that_is_a_keyword_elsewhere_is_one_name(name):
+    """Of a meter, an object in a map, an interface in a set: as where it is said what it is."""
+    _, maps = mapped(SaveText)
+    change = NftJson(maps, {})
+    element = {"concat": [name, 7]}
+    objects = [
+        {"counter": {"family": "ip", "table": "t", "name": name}},
+        {"map": {"family": "ip", "table": "t", "name": "m", "type": "mark", "map": "counter",
+                 "elem": [[7, name]]}},
+        {"map": {"family": "ip", "table": "t", "name": "n", "type": "mark", "map": "ifname",
+                 "elem": [[7, name]]}},
+        {"set": {"family": "ip", "table": "t", "name": "s", "type": ["ifname", "mark"], "elem": [element]}},
+        {"rule": {"family": "ip", "table": "t", "chain": "c", "expr": [
+            {"counter": {"map": {"key": {"meta": {"key": "mark"}}, "data": {"set": [[7, name]]}}}},
+            {"match": {"op": "==", "left": {"fib": {"result": "oifname", "flags": []}}, "right": name}},
+            {"ct timeout": name}]}},
+    ]  # fmt: skip
+    made = json.loads(change(json.dumps({"nftables": objects}).encode()))["nftables"]
+    wanted = maps.name(name)
+    assert wanted != name
+    assert json.dumps(made).count(f'"{wanted}"') == json.dumps(objects).count(f'"{name}"')
+    for old, new in zip(objects, made, strict=True):
+        assert not [*NftObjects(Pairs(maps)).object(old, new)]
+    assert NftText(maps)(f"meter {name} {{ ip saddr }}") == f"meter {wanted} {{ ip saddr }}"
 
 
 def test_a_line_ends_where_a_program_ends_it():
@@ -184,6 +258,66 @@ def test_what_was_taken_out_may_not_be_judged_any_more():
         assert [*comparison.differences(before, after)] == []
         assert [*comparison.differences(before, {**after, "fits": None})] == unknown
         assert [*comparison.differences(before, {**after, "fits": True})] == other
+
+
+GONE = '-m string --string "secret" --algo bm'
+
+
+@pytest.mark.parametrize("no", ["", "! "])
+def test_a_test_that_is_gone_is_not_judged(no):
+    """Its words are not in packets any more: neither that it fits is known, nor that it does not."""
+    gone = GONE.replace("--string", f"{no}--string")
+    rules = f"-A INPUT {gone} -j DROP", f"-A INPUT {gone} -p udp -m udp --dport 500 -j DROP"
+    made, maps = mapped(SaveText, *rules)
+    content = bytes.fromhex("4500001c000000004011000008080404080804050001003500080000")
+    facts = Facts(packet.header(content, 2), 0, None, None, None, None, None)
+    wanted = [(None, None), (False, "--dport 500 (it is 53)")]
+    for old, new, (fits, because) in zip(rules, made, wanted, strict=True):
+        saved = f"*filter\n:INPUT ACCEPT [0:0]\n{new}\nCOMMIT\n".encode()
+        (rule,) = iptables_save.parse(saved).tables["filter"]["INPUT"].rules
+        found = judge(rule, facts)
+        assert found.fits is fits, new
+        assert because is None or found.because == because
+        assert not [*SaveRules(Pairs(maps)).rule(old, new)]
+        untrue = new.replace("--redacted", "--string")
+        assert [*SaveRules(Pairs(maps)).rule(old, untrue)] == ["--string"]
+
+
+def test_another_condition_may_tell_why_a_rule_did_not_fit():
+    """Of a rule whose first reason is gone; of no other rule, and not that it fits."""
+    rule = '-m u32 --u32 "0x1c=0x71756f6b" -p udp -m udp --dport 501 -j DROP'
+    [made], maps = mapped(SaveText, rule)
+    before = {"spec": rule, "fits": False, "because": '--u32 "0x1c=0x71756f6b"'}
+    after = {"spec": made, "fits": False, "because": "--dport 501 (it is 53)"}
+    comparison = Comparison(maps)
+    assert not [*comparison.differences(before, after)]
+    assert [*comparison.differences(before, {**after, "fits": True})] == [("fits",)]
+    other = {**before, "because": "-p udp (it is tcp)"}
+    assert [*comparison.differences(other, after)] == [("because",)]
+    assert [*comparison.differences(before, {**before, "because": "-p"})] == [
+        ("spec",),
+        ("because",),
+    ]
+
+
+KEPT = {
+    '"0x1c=0x71756f6b"': True,
+    '"0x0>>0x16&0x3c@0x8=0x7472656d"': True,
+    '"0x6&0xff=0x11&&0x0>>0x16&0x3c@0x0>>0x10=0x35"': True,
+    '"0xc&0xff=0x7"': False,
+    '"0x9=0xa4d00"': False,
+    '"0x0>>0x17&0x3c@0x8=0x7472656d"': False,
+}
+
+
+@pytest.mark.parametrize("test", KEPT)
+def test_what_u32_compares_with_a_payload_that_is_kept_stays(test):
+    """With --keep payload, where it reads behind the header; --check agrees."""
+    rule = f"-A INPUT -m u32 --u32 {test} -j DROP"
+    [made], maps = mapped(SaveText, rule, keeps=["payload"])
+    assert (made == rule) is KEPT[test], made
+    assert ("redacted" in made) is not KEPT[test]
+    assert not [*SaveRules(Pairs(maps)).rule(rule, made)]
 
 
 CHANGES = {
