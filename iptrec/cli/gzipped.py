@@ -28,6 +28,14 @@ def is_gzipped(output: Path) -> bool:
     return output.suffix == GZIP
 
 
+def require_plain(output: Path, command: str) -> None:
+    """Raise `UsageError` for a compressed file, of a command that writes none."""
+    if is_gzipped(output):
+        raise UsageError(
+            f"{output}: iptrec {command} does not compress; name a .db file, and gzip it, or iptrec pack it"
+        )
+
+
 def part_of(output: Path) -> Path:
     """What is recorded to meanwhile."""
     from iptrec.recording.compressed import PART

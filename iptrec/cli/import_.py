@@ -69,9 +69,11 @@ def import_(
 
       iptrec import capture.pcap --ruleset v4.rules --ruleset v6.rules --links links.json -o trace.db
     """
+    from iptrec.cli import gzipped
     from iptrec.pcap.capture import Capture
     from iptrec.recording.writer import Writer
 
+    gzipped.require_plain(output, "import")
     require_file(output)
     sources = [capture, links, *(_named(one)[1] for one in rulesets or ())]
     _check_output(output, ["/dev/stdin" if one == "-" else one for one in sources if one])

@@ -82,11 +82,12 @@ def redact(
 
       iptrec redact trace.db -o shared.db --keep names
     """
-    from iptrec.cli import recordings
+    from iptrec.cli import gzipped, recordings
     from iptrec.cli.output import built
     from iptrec.recording.rewrite import Rewrite
     from iptrec.redact.recorded import redacted
 
+    gzipped.require_plain(Path(output), "redact")
     keeps, checked = kept_words(keep), ""
     remarks: list[str] = []
     with recordings.opened(recording) as source:

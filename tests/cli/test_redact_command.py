@@ -207,3 +207,14 @@ def test_the_check_reads_what_is_shown_of_a_character_that_is_not(tmp_path, mark
     path = written(tmp_path / "t.db", made)
     done = iptrec("redact", path, "-o", tmp_path / "shared.db", "--check")
     assert (done.returncode, "1 packet with equal" in done.stderr) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize("command", ["redact", "import"])
+def test_a_compressed_name_is_refused(tmp_path, command):
+    """The file would be plain SQLite, whatever its name says."""
+    source, output = tmp_path / "t.db", tmp_path / "s.db.gz"
+    written(source, HandMade().ruleset(RAW))
+    done = iptrec(command, source, "-o", output)
+    assert done.returncode == 2
+    assert f"{output}: iptrec {command} does not compress" in done.stderr
+    assert not output.exists()
