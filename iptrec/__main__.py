@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -31,6 +32,7 @@ def main() -> None:
         ends.append(signal.SIGINT)  # under nohup or in the background it is ignored
     interrupts.on(ends, signal.SIG_DFL)
     gc.set_threshold(_OBJECTS)
+    atexit.register(gc.freeze)  # to look for cycles as it ends takes a tenth of a short command
     _open_standard_streams()
     signal.signal(signal.SIGUSR1, lambda *_: None)
     for name in _THREADS:
@@ -44,8 +46,6 @@ def main() -> None:
             run()
     except KeyboardInterrupt:
         sys.exit(interrupts.EXIT_INTERRUPTED)
-    finally:
-        gc.freeze()  # to look for cycles as it ends takes a tenth of a short command
 
 
 def _open_standard_streams() -> None:
