@@ -19,9 +19,9 @@ from iptrec.context.world import UNKNOWN
 from iptrec.context.worlds import Worlds
 from iptrec.decode.counters import Counter
 from iptrec.names import HOOKS
+from iptrec.packets import lossy
 from iptrec.packets.ends import End
 from iptrec.packets.outcome import NOT_SEEN, NOTHING_TELLS
-from iptrec.recording.kinds import STREAMS
 
 if TYPE_CHECKING:
     from iptrec.answers.answered import Answer
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 _REMEMBERED: Final = 10_000
-_SLACK_NS: Final = 100_000_000  # between the events of a packet
 NOBODYS: Final = "NOT_SPECIFIED"
 _OR_LOST: Final = "or the events were lost"
 _OR_UNTRACED: Final = "or it went on, and nf_tables did not trace it yet"
@@ -89,18 +88,9 @@ class Ends:
         self._recording = recording
         self._namespace = namespace
         self._interfaces = interfaces
-        own = [
-            one
-            for one in recording.streams
-            if one.namespace == namespace and one.kind in STREAMS and STREAMS[one.kind].events
-        ]
-        streams = {one.id for one in own}
+        own = lossy.event_streams(recording, namespace)
         self._counted = all(one.detail.get("sequence") is not False for one in own)
-        self._losses = [
-            (one.first_ns - _SLACK_NS, one.last_ns + _SLACK_NS)
-            for one in recording.losses
-            if one.stream in streams and one.of_events
-        ]
+        self._losses = lossy.spans(recording, namespace)
         self._known: dict[tuple[Arrived, World], list[Fate]] = {}
         self._both = len({one.kind for one in own}) > 1
 
@@ -164,7 +154,7 @@ class Ends:
     def bridged(self, index: int, family: str, time_ns: int) -> bool:
         """Whether a bridge may have had in hand what was at an interface."""
         worlds, _ = self._worlds.at((time_ns, time_ns))
-        return any(one.through_bridge(index, 6 if family == "ipv6" else 4) for one in worlds)
+        return _bridged(index, 6 if family == "ipv6" else 4, worlds)
 
     def routed(
         self, window: Window, position: int, packet: Traversal, vanished: Vanished = "surely"
@@ -182,7 +172,8 @@ class Ends:
         if not found or any(one.what == "unknown" for one in found):
             return None
         drops = [one for one in found if one.what == "dropped"]
-        bridged = _bridged(seen.packet, worlds)
+        flow = seen.packet.flow
+        bridged = _bridged(flow.iif, flow.dst.version, worlds)
         if vanished == "perhaps" and (
             bridged
             or not sure
@@ -201,9 +192,15 @@ class Ends:
     def _wherever(self, seen: LastSeen) -> End | None:
         """Of what would have been seen again if it had been for this host, and is not forwarded."""
         worlds, sure = self._worlds.at(seen.time_ns)
+        flow = seen.packet.flow
         found = dict.fromkeys(wherever(one, seen.packet) for one in worlds)
         counted, untracked = self._counted_drops
-        if not found or UNKNOWN in found or counted == 0 or _bridged(seen.packet, worlds):
+        if (
+            not found
+            or UNKNOWN in found
+            or counted == 0
+            or _bridged(flow.iif, flow.dst.version, worlds)
+        ):
             return None
         end = _dropped([*found])
         return replace(end, sure=sure and end.sure and bool(counted) and untracked == 0)
@@ -247,10 +244,9 @@ def _dropped(fates: list[Fate]) -> End:
     return replace(first, sure=not others)
 
 
-def _bridged(packet: Arrived, worlds: list[World]) -> bool:
-    """Whether a bridge may have had it in hand when it was seen last."""
-    flow = packet.flow
-    return any(one.through_bridge(flow.iif, flow.dst.version) for one in worlds)
+def _bridged(index: int, version: int, worlds: list[World]) -> bool:
+    """Whether a bridge may have had in hand what of IP's version was at an interface."""
+    return any(one.through_bridge(index, version) for one in worlds)
 
 
 def _unmerged(packet: Arrived, world: World) -> Arrived:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from iptrec.cli.output import Mode
+from iptrec.cli.query import TWO_FORMS, AsCsv, AsJson, Output
 from iptrec.cli.selection import Utc
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
@@ -33,11 +34,9 @@ def lake(
     engine: Annotated[
         str, typer.Option("--engine", metavar="NAME", help=f"What asks: {', '.join(ENGINES)}.")
     ] = "duckdb",
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma separated values.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
-    ] = "-",
+    as_csv: AsCsv = False,
+    json: AsJson = False,
+    output: Output = "-",
     mode: Mode = "",
     utc: Utc = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
@@ -64,7 +63,7 @@ def lake(
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine!r}: must be one of {', '.join(ENGINES)}")
     if as_csv and json:
-        raise UsageError("--csv and --json are two different outputs; ask for one")
+        raise UsageError(TWO_FORMS)
     if not question:
         width = max(map(len, questions()))
         for one in questions().values():

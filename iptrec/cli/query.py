@@ -6,7 +6,7 @@ import csv
 import itertools
 import json as to_json
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -23,6 +23,11 @@ _WIDEST = 60
 _MOST_MEMORY = 256 << 20  # bytes that SQLite may take
 _INFINITE = (math.inf, -math.inf)  # JSON has no number for them
 
+AsCsv = Annotated[bool, typer.Option("--csv", help="Comma separated values.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a row.")]
+Output = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")]
+TWO_FORMS: Final = "--csv and --json are two different outputs; ask for one"
+
 
 def query(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")] = "",
@@ -32,11 +37,9 @@ def query(
     tables: Annotated[
         bool, typer.Option("--tables", help="What tables, columns and views there are.")
     ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma separated values.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
-    ] = "-",
+    as_csv: AsCsv = False,
+    json: AsJson = False,
+    output: Output = "-",
     mode: Mode = "",
     timeout: Annotated[
         str, typer.Option("--timeout", metavar="TIME", help="Give up a query after 500ms, 30s, 5m.")
@@ -73,7 +76,7 @@ def query(
     if not (recording and sql):
         raise UsageError('query takes a recording and a query: iptrec query trace.db "SELECT ..."')
     if as_csv and json:
-        raise UsageError("--csv and --json are two different outputs; ask for one")
+        raise UsageError(TWO_FORMS)
     limit_s = seconds(timeout, "--timeout") if timeout else None
     with recordings.opened(recording, bar=not quiet) as source:
         found = source.query(sql, timeout_s=limit_s, heap_limit=_MOST_MEMORY)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.names import counted
+from iptrec.packets import lossy
 from iptrec.packets.drop_ahead import Ahead
 from iptrec.packets.drop_candidates import BY_RULES, LATE_NS, SLACK_NS, Candidates
 from iptrec.packets.drop_copies import Copies
@@ -29,7 +30,6 @@ from iptrec.packets.ends import DISCARDED
 from iptrec.packets.in_flight import EQUAL
 from iptrec.packets.outcome import PERHAPS
 from iptrec.packets.remade import Remade
-from iptrec.recording.kinds import STREAMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 
-_SLACK_NS: Final = 100_000_000  # between the events of a packet, and its end
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 
 
@@ -91,23 +90,15 @@ class Dropped:
         found = candidates.found(records)
         read_ns = int(earliest_ns.max())
         self._ahead.forget(found.used(decided, records.time_ns, read_ns))
-        lossy = self._lossy(records.time_ns)
-        ended = _ended(assembly, records, causes, found, candidates, decided, lossy)
+        unsure = self._lossy(records.time_ns)
+        ended = _ended(assembly, records, causes, found, candidates, decided, unsure)
         return ended._replace(untold_ns=_untold(records, found) if known else None)
 
     def _lossy(self, time_ns: I64) -> Mask:
         """At which of these times events of the rules may have been lost."""
-        streams = {
-            one.id
-            for one in self._recording.streams
-            if one.namespace == self._namespace and one.kind in STREAMS and STREAMS[one.kind].events
-        }
         found = np.zeros(len(time_ns), np.bool_)
-        for one in self._recording.losses:
-            if one.stream in streams and one.of_events:
-                found |= (time_ns >= one.first_ns - _SLACK_NS) & (
-                    time_ns <= one.last_ns + _SLACK_NS
-                )
+        for first, last in lossy.spans(self._recording, self._namespace):
+            found |= (time_ns >= first) & (time_ns <= last)
         return found
 
 
@@ -126,9 +117,9 @@ def _ended(
     found: Found,
     candidates: Candidates,
     decided: int,
-    lossy: Mask,
+    unsure: Mask,
 ) -> Ended:
-    """The traversals with what the records tell of them; ``lossy``: at whose time events may be lost."""
+    """The traversals with what the records tell of them; ``unsure``: at whose time events may be lost."""
     copied = candidates.copied(records, found)
     by_rules = np.array([one.verdict in BY_RULES for one in assembly.outcomes])[assembly.outcome]
     certain = np.array([one.complete and one.doubt is None for one in assembly.outcomes])
@@ -143,7 +134,7 @@ def _ended(
     made, time_ns = Remade(assembly), np.zeros(len(assembly), np.int64)
     mixed = np.array([EQUAL in (one.doubt or "") for one in assembly.outcomes])
     mixed = mixed[assembly.outcome]
-    unseen = netfilter & lossy[found.record]
+    unseen = netfilter & unsure[found.record]
     choices = [elsewhere, copied, mixed[found.traversal], unseen, np.ones_like(copied)]
     which = np.select(choices, range(len(choices)))
     makes = (_or_elsewhere, _one_of_its_copies, _or_its_equal, _by_a_lost_rule, _lost)
