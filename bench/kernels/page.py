@@ -6,11 +6,10 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Final
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+_CHECKOUT: Final = f"{Path(__file__).resolve().parents[2]}/"  # of one machine
 HEAD = """# Kernels
 
 Written by `make kernels` (bench/kernels/run.py): the live tests of bench/kernels/tests.txt on Debian's kernels,
@@ -35,7 +34,9 @@ def results(directory: Path) -> dict[str, Result]:
     lines = found.read_text().splitlines() if found.exists() else []
     told = [json.loads(line) for line in lines]
     return {
-        one["test"].removeprefix("tests/live/"): Result(one["outcome"], one["reason"])
+        one["test"].removeprefix("tests/live/"): Result(
+            one["outcome"], one["reason"].replace(_CHECKOUT, "")
+        )
         for one in told
     }
 
