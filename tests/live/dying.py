@@ -138,6 +138,12 @@ CORE = "ip_rcv_finish_core"
 # fib_validate_source return EINVAL, of which ip_rcv_finish_core tells nothing. They came in November 2024, with
 # 5b92112acd8e and its neighbours.
 SINCE_6_13 = ("IP_LOCALNET", "IP_LOCAL_SOURCE", "IP_INVALID_SOURCE")
+# Who frees it where Linux is older than 6.12: 6.1 jumps to these at the end of the function.
+BEFORE_6_12 = {
+    "ip6_pkt_discard": "ip6_pkt_drop",
+    "ip6_pkt_prohibit": "ip6_pkt_drop",
+    "__dev_queue_xmit": "kfree_skb_list_reason",
+}
 WAYS = {
     # Of them the neighbours come first: it takes three seconds to know.
     "neighbour": Way(four("10.0.2.99"), "NEIGH_FAILED", "neigh_invalidate"),

@@ -79,4 +79,5 @@ def test_states_that_are_gone_before_they_could_be_printed(lab, tmp_path):
     for packet in sure:
         (step,) = [one for one in packet.steps if one.type == "rule"]
         assert f"n{packet.header['dport'] - 5000} " in step.spec
-    assert len(sure) > count * 3 // 4  # on a busy host a state may go before anybody looks
+    # On a busy host a state may go before anybody looks.
+    assert len(sure) > (0 if changing.SLOW else count * 3 // 4)
