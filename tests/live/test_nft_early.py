@@ -14,6 +14,7 @@ import recorder
 import test_nft
 from command import IPTREC, iptrec
 from recorder import guardians, packets, until
+from rights import LINUX
 from test_nft import router
 from test_nft_table import ALONE
 from typer.testing import CliRunner
@@ -114,6 +115,8 @@ def test_a_bridge_is_traced_from_its_ports_on(lab, tmp_path, hook, words, netfil
         lab.sysctl(None, key, netfilter)
     elif netfilter:
         pytest.skip("br_netfilter is not loaded")
+    if netfilter and hook == "forward priority 0" and LINUX < (6, 7):
+        pytest.skip("br_netfilter leaves out what is at 0 there, before Linux 6.7")
     rules = dropping("bridge", hook)
     path = tmp_path / "t.db"
     who = ("h2", "10.5.0.1" if "input" in hook else "10.5.0.3")
