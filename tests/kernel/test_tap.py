@@ -83,6 +83,8 @@ def inside(lab, request):
     lab.ip(None, "link set lo up")
     lab.restore(None, "ipv4", RULES[request.param], request.param)
     if request.param == "legacy":
+        # An older kernel does not load it by its name, which it does not know before.
+        lab.run(["modprobe", "-q", "nfnetlink_log"], check=False)
         lab.run(["tee", "/proc/sys/net/netfilter/nf_log/2"], stdin="nfnetlink_log")
     command = [sys.executable, "-c"]
     return lambda script: json.loads(lab.run([*command, PRELUDE + script, request.param]).stdout)
