@@ -39,6 +39,14 @@ Output = Annotated[
     str, typer.Option("--output", "-o", metavar="OUT", help="The file to be made; - is stdout.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+SchemaName = Annotated[
+    str,
+    typer.Option(
+        "--schema",
+        metavar="NAME",
+        help="iptrec, or events as others define them: ocsf, ecs (schemas/).",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
 
 
@@ -48,6 +56,7 @@ def ndjson(
     recording: Trace,
     output: Output,
     chosen: which.Chosen = which.NOTHING_TYPED,
+    schema: SchemaName = "iptrec",
     force: Force = False,
     mode: Mode = "",
     jobs: Jobs = 1,
@@ -55,20 +64,30 @@ def ndjson(
 ) -> int:
     """Write one JSON object a packet and line.
 
-    As iptrec show --json prints it (schemas/). Exit status 1 when nothing fits the selection; the file is
-    then empty.
+    As iptrec show --json prints it (schemas/), or for a SIEM: --schema ocsf has events of OCSF, class Network
+    Activity, --schema ecs those of the Elastic Common Schema. Exit status 1 when nothing fits the selection;
+    the file is then empty.
 
-    Example:
+    Examples:
 
       iptrec export ndjson trace.db -o packets.ndjson --verdict DROP
+
+      iptrec export ndjson trace.db -o - --schema ecs
     """
     from iptrec.cli.output import exported
-    from iptrec.views import json_lines
+    from iptrec.lake.rows import name
+    from iptrec.views import event_lines, json_lines, published
 
+    events = published.schema(schema)
     with _chosen(recording, chosen, index=True, jobs=jobs, quiet=quiet) as asked:
+        facts = asked.recording.facts
         with exported(output, recording, force=force, mode=mode) as stream:
             for batch in asked.packets.batches():
-                stream.writelines(json_lines.lines(batch))
+                stream.writelines(
+                    json_lines.lines(batch)
+                    if events is None
+                    else event_lines.lines(events, batch, facts, name(facts))
+                )
         return asked.ending(asked.packets.count)
 
 
@@ -183,6 +202,7 @@ def parquet(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="DIR", help="The directory to be made.")
     ] = "",
+    schema: SchemaName = "iptrec",
     force: Force = False,
     mode: Mode = "",
     jobs: Jobs = 1,
@@ -196,7 +216,8 @@ def parquet(
 
     After a directory, instead of FILTER and -o, come recordings, which are put into it: a lake, of which
     iptrec lake asks questions (docs/lake.md). One that is there whole is skipped, one that grew replaces what
-    it had; --force writes all again.
+    it had; --force writes all again. A lake has one schema: iptrec's tables, or with --schema ocsf or ecs one
+    event a packet, as the Open Cybersecurity Schema Framework or the Elastic Common Schema name things.
 
     Examples:
 
@@ -205,16 +226,26 @@ def parquet(
       duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"
 
       iptrec export parquet lake/ before.db after.db
+
+      iptrec export parquet ocsf/ before.db after.db --schema ocsf
     """
     from iptrec.cli.output import directory
+    from iptrec.views import published
     from iptrec.views.arrow import require
     from iptrec.views.parquet import Files
 
     require("export parquet")
+    events = published.schema(schema)
     if not output:
         from iptrec.cli import into_lake
 
-        return into_lake.put(recording, chosen, force=force, mode=mode, jobs=jobs, quiet=quiet)
+        return into_lake.put(
+            recording, chosen, events, force=force, mode=mode, jobs=jobs, quiet=quiet
+        )
+    if events is not None:
+        raise UsageError(
+            f"--schema {schema} makes a lake: iptrec export parquet LAKE/ {recording} --schema {schema}"
+        )
     if output == "-":
         raise UsageError("--output -: export parquet makes a directory; name one")
     with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:

@@ -13,9 +13,19 @@ from iptrec.errors import EXIT_DONE, RecordingError, UsageError, located
 if TYPE_CHECKING:
     from iptrec.api import Recording
     from iptrec.lake.directory import Lake
+    from iptrec.views.events import Schema
 
 
-def put(lake: str, chosen: which.Chosen, *, force: bool, mode: str, jobs: int, quiet: bool) -> int:
+def put(
+    lake: str,
+    chosen: which.Chosen,
+    schema: Schema | None,
+    *,
+    force: bool,
+    mode: str,
+    jobs: int,
+    quiet: bool,
+) -> int:
     """Put the recordings, the words of ``chosen``, into a lake. Raises `UsageError` where none is meant."""
     from iptrec.cli.output import mode_of
     from iptrec.lake import directory
@@ -32,17 +42,24 @@ def put(lake: str, chosen: which.Chosen, *, force: bool, mode: str, jobs: int, q
         raise UsageError(f"no recording is named: iptrec export parquet {lake} A.db B.db")
     came: dict[str, str] = {}
     try:
-        with directory.Lake(Path(lake), mode_of(mode)) as into:
+        with directory.Lake(Path(lake), mode_of(mode), schema) as into:
             for number, path in enumerate(paths, 1):
                 title = f"{number}/{len(paths)} {Path(path).name}"[:40]
-                _put(into, path, came, force=force, jobs=jobs, title="" if quiet else title)
+                _put(into, path, came, schema, force=force, jobs=jobs, title="" if quiet else title)
     except OSError as error:
         raise RecordingError(f"cannot write {lake}: {located(error)}") from None
     return EXIT_DONE
 
 
 def _put(
-    into: Lake, path: str, came: dict[str, str], *, force: bool, jobs: int, title: str
+    into: Lake,
+    path: str,
+    came: dict[str, str],
+    schema: Schema | None,
+    *,
+    force: bool,
+    jobs: int,
+    title: str,
 ) -> None:
     from iptrec.cli import recordings
     from iptrec.lake import rows
@@ -54,7 +71,7 @@ def _put(
             )
     with recordings.opened(path, bar=bool(title), jobs=jobs, title=title) as recording:
         facts = recording.facts
-        own, now = rows.name(facts), _fingerprint(path, recording)
+        own, now = rows.name(facts), _fingerprint(path, recording, schema)
         if own in came and came[own] != path and not into.has(facts, now):
             raise UsageError(
                 f"{came[own]} and {path} are states of one recording; put only the later one into a lake"
@@ -73,7 +90,7 @@ def _put(
             recordings.tell("export", [f"{path}: {'; '.join(said)}"])
 
 
-def _fingerprint(path: str, recording: Recording) -> str:
+def _fingerprint(path: str, recording: Recording, schema: Schema | None) -> str:
     """What differs where the rows may: the file, what its log holds beside it, and our own version."""
     from iptrec.lake.tables import FORMAT
     from iptrec.version import __version__
@@ -82,6 +99,8 @@ def _fingerprint(path: str, recording: Recording) -> str:
         digest = hashlib.file_digest(file, "sha256")
     source = recording.rows
     state = [__version__, FORMAT, source.newest_snapshot(), len(source.losses)]
+    if schema is not None:
+        state += [schema.name, schema.version]
     if not recording.facts.closed:
         state.append(recording.end_ns)
     digest.update(repr(state).encode())

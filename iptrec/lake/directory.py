@@ -19,25 +19,28 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from iptrec.errors import RecordingError, UsageError
 from iptrec.files import DraftDirectory, Place
 from iptrec.lake import tables
+from iptrec.lake.event_rows import EventRows
 from iptrec.lake.files import Files, day
+from iptrec.lake.layouts import LAST, layouts, schema_of
 from iptrec.lake.rows import Rows, name
+from iptrec.views.published import OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.answers.packets import Packets
     from iptrec.recording.rows import Facts, Recording
+    from iptrec.views.events import Schema
 
 _DRAFT: Final = re.compile(r"\.iptrec-[0-9a-f]{16}")
 _FILE: Final = re.compile(r"(.+)-[0-9]+\.parquet")
-_LAST: Final = "recordings"
 _OTHERS: Final = ("host=", "date=")  # directories of `export parquet -o`, which has another order
 _SEARCH: Final = 0o111
 
 
 def is_lake(path: Path) -> bool:
     """Whether recordings have come in there."""
-    return any((path / _LAST).glob("dt=*/host=*/*.parquet"))
+    return any((path / LAST).glob("dt=*/host=*/*.parquet"))
 
 
 def require(path: Path) -> None:
@@ -47,6 +50,15 @@ def require(path: Path) -> None:
     if not is_lake(path):
         raise UsageError(
             f"{path} is not a lake: it has no recordings; see iptrec export parquet --help"
+        )
+
+
+def require_ours(path: Path) -> None:
+    """Raise `UsageError` for a lake of events of another schema."""
+    found = schema_of({one.name for one in path.iterdir()})
+    if found not in (None, OURS):
+        raise UsageError(
+            f"{path} is a lake of schema {found}; iptrec lake asks those of schema {OURS}: see docs/lake.md"
         )
 
 
@@ -61,7 +73,7 @@ def require_format(path: Path, found: object) -> None:
 def files(path: Path) -> dict[str, list[Path]]:
     """The files of each table, rules and those of the recordings that have come in."""
     found = {table: sorted((path / table).glob("dt=*/host=*/*.parquet")) for table in tables.NAMED}
-    come = {_of(one) for one in found[_LAST]}
+    come = {_of(one) for one in found[LAST]}
     kept = {table: [one for one in paths if _of(one) in come] for table, paths in found.items()}
     return kept | {"rules": sorted((path / "rules").glob("*.parquet"))}
 
@@ -76,7 +88,7 @@ def alone(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def steady(path: Path) -> Iterator[None]:
     """No recording comes in meanwhile; an export waits."""
-    with _locked(path / _LAST, fcntl.LOCK_SH):
+    with _locked(path / LAST, fcntl.LOCK_SH):
         yield
 
 
@@ -104,12 +116,15 @@ def _of(path: Path) -> str | None:
 class Lake:
     """A lake that is written to; a context manager.
 
-    ``mode``: of its files, instead of 0600. Raises `UsageError` for a directory of something else,
-    `RecordingError` where others can change it or another export is at work, OSError.
+    ``mode``: of its files, instead of 0600. ``schema``: of its events; None: our own. Raises `UsageError` for a
+    directory of something else, `RecordingError` where others can change it or another export is at work,
+    OSError.
     """
 
-    def __init__(self, path: Path, mode: int | None = None) -> None:
+    def __init__(self, path: Path, mode: int | None = None, schema: Schema | None = None) -> None:
         self.path = path
+        self._schema = schema
+        self._layouts = layouts(schema)
         self._mode = mode
         self._stack = contextlib.ExitStack()
 
@@ -122,6 +137,7 @@ class Lake:
             self._root = Path(f"/proc/self/fd/{self._place.directory}")
             stack.enter_context(alone(self.path))
             self._check()
+            self._begin()
             self._files = self._found()
             self._known_rows = self._known()
             self._rules = self._rule_ids()
@@ -146,9 +162,13 @@ class Lake:
         """Let a recording come in; what an earlier state of it had goes."""
         facts = recording.facts
         own = name(facts)
-        rows = Rows(recording, packets, own)
+        rows: Rows | EventRows = (
+            Rows(recording, packets, own)
+            if self._schema is None
+            else EventRows(recording, packets, own, self._schema)
+        )
         with DraftDirectory(self.path / "draft", mode=self._mode) as draft:
-            with Files(draft, own, facts.host, day(facts.started_ns)) as files:
+            with Files(draft, own, facts.host, day(facts.started_ns), self._layouts) as files:
                 files.fill(rows.batches())
                 files.recording(rows.itself(fingerprint))
                 if new := rows.rules.keys() - self._rules:
@@ -163,17 +183,17 @@ class Lake:
     def _replace(self, draft: DraftDirectory, own: str, written: list[str]) -> None:
         old = self._files.get(own, [])
         with self._place.acting(), self._changing():
-            self._unlink(one for one in old if one.startswith(_LAST))
-            for one in sorted(written, key=lambda path: path.startswith(_LAST)):
-                if one.startswith(_LAST):
+            self._unlink(one for one in old if one.startswith(LAST))
+            for one in sorted(written, key=lambda path: path.startswith(LAST)):
+                if one.startswith(LAST):
                     self._unlink(set(old) - set(written))
                 self._move(draft, one)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Who asks the lake is waited for, and waits."""
-        there = (self._root / _LAST).is_dir()
-        with _locked(self._root / _LAST, fcntl.LOCK_EX) if there else contextlib.nullcontext():
+        there = (self._root / LAST).is_dir()
+        with _locked(self._root / LAST, fcntl.LOCK_EX) if there else contextlib.nullcontext():
             yield
 
     def _move(self, draft: DraftDirectory, path: str) -> None:
@@ -203,15 +223,21 @@ class Lake:
                     descriptor = place.make_directory(place.name)
                     with place.acting():
                         if self._mode is not None:
-                            os.fchmod(descriptor, self._mode | (self._mode >> 2 & _SEARCH))
+                            os.fchmod(descriptor, self._searched(self._mode))
                         if place.owner is not None:
                             os.fchown(descriptor, place.owner.uid, place.owner.gid)
                     os.close(descriptor)
 
     def _check(self) -> None:
-        """Raise `UsageError` where something else than a lake is."""
+        """Raise `UsageError` where something else than a lake is, or one of another schema."""
+        wanted = OURS if self._schema is None else self._schema.name
+        found = schema_of({one.name for one in self._root.iterdir()}) or wanted
+        if found != wanted:
+            raise UsageError(
+                f"{self.path} is a lake of schema {found}; --schema {wanted} takes a directory of its own"
+            )
         for one in self._root.iterdir():
-            if one.name in tables.NAMED:
+            if one.name in self._layouts:
                 inside = [below.name for below in one.iterdir()]
                 if any(below.startswith(_OTHERS) for below in inside):
                     raise UsageError(
@@ -222,10 +248,23 @@ class Lake:
                     f"{self.path} holds {one.name}, which is not of a lake; name an empty or a new directory"
                 )
 
+    @staticmethod
+    def _searched(mode: int) -> int:
+        """A directory's, whose files have this mode."""
+        return mode | (mode >> 2 & _SEARCH)
+
+    def _begin(self) -> None:
+        """The directory by which the schema is known, even where no packet comes in."""
+        if self._schema is not None and not (self._root / self._schema.table).is_dir():
+            with self._place.acting():
+                (self._root / self._schema.table).mkdir(0o700)
+                if self._mode is not None:
+                    (self._root / self._schema.table).chmod(self._searched(self._mode))
+
     def _found(self) -> dict[str, list[str]]:
         """The files of each recording, whether it has come in or not."""
         found: dict[str, list[str]] = {}
-        for table in tables.NAMED.keys() - {"rules"}:
+        for table in self._layouts.keys() - {"rules"}:
             for path in (self._root / table).glob("dt=*/host=*/*.parquet"):
                 if own := _of(path):
                     found.setdefault(own, []).append(str(path.relative_to(self._root)))
@@ -238,7 +277,7 @@ class Lake:
 
         known: dict[str, dict[str, Any]] = {}
         for own, paths in self._files.items():
-            for path in (one for one in paths if one.startswith(_LAST)):
+            for path in (one for one in paths if one.startswith(LAST)):
                 try:
                     columns = ["fingerprint", "closed", "format"]
                     (row,) = pq.ParquetFile(self._root / path).read(columns).to_pylist()

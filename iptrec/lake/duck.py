@@ -53,6 +53,7 @@ def asked(
     except ImportError:
         raise UsageError("asking a lake needs duckdb: pip install 'iptrec[lake]'") from None
     directory.require(path)
+    directory.require_ours(path)
     with contextlib.ExitStack() as stack:
         stack.enter_context(directory.steady(path))
         aside = stack.enter_context(tempfile.TemporaryDirectory(prefix="iptrec-"))

@@ -9,15 +9,14 @@ from urllib.parse import quote
 
 import numpy as np
 
-from iptrec.lake import tables
-from iptrec.views import arrow
 from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from iptrec.files import DraftDirectory
+    from iptrec.lake.layouts import Layout
     from iptrec.names import I64
 
 _GROUP: Final = 1 << 17  # rows that are sorted together, and make a row group
@@ -45,11 +44,19 @@ def day(time_ns: int) -> str:
 class Files:
     """What a draft gets of one recording; a context manager. ``name``: its id; ``date``: the day it began.
 
-    ``written``: the files, relative to the draft.
+    ``layouts``: of the tables. ``written``: the files, relative to the draft.
     """
 
-    def __init__(self, draft: DraftDirectory, name: str, host: str, date: str) -> None:
+    def __init__(
+        self,
+        draft: DraftDirectory,
+        name: str,
+        host: str,
+        date: str,
+        layouts: Mapping[str, Layout],
+    ) -> None:
         self._draft = draft
+        self.layouts = layouts
         self._name, self._host, self._date = name, host_directory(host), date
         self._packet = self._day = np.empty(0, np.int64)  # of the packets at hand
         self._parts: dict[tuple[str, str], _Part] = {}
@@ -74,7 +81,9 @@ class Files:
 
     def rules(self, batch: Any, name: str) -> None:  # noqa: ANN401 - pyarrow is optional
         """Write rules, which are of no host and no day."""
-        with _Writer(self._draft, self._new(f"rules/{name}.parquet"), "rules") as writer:
+        with _Writer(
+            self._draft, self._new(f"rules/{name}.parquet"), self.layouts["rules"]
+        ) as writer:
             writer.write(batch)
 
     def recording(self, batch: Any) -> None:  # noqa: ANN401
@@ -82,13 +91,14 @@ class Files:
         self._part("recordings", self._date).add(batch, None)
 
     def _days(self, table: str, batch: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-        if table not in tables.OF_PACKETS:
+        layout = self.layouts[table]
+        if layout.packet is None:
             self._done_ns = None
             yield self._date, batch
             return
-        packet = batch.column("packet").to_numpy()
-        if table == "packets":
-            time_ns = batch.column("time_ns").to_numpy()
+        packet = batch.column(layout.packet).to_numpy()
+        if layout.leads:
+            time_ns = batch.column(layout.time).to_numpy()
             self._packet, self._day = packet, time_ns // _DAY_NS
             self._done_ns = int(time_ns[-1])
         if self._day.min() == self._day.max():
@@ -110,7 +120,7 @@ class Files:
         """The next file of a table's day."""
         self._count += 1
         path = f"{table}/dt={date}/{self._host}/{self._name}-{self._count}.parquet"
-        return _Writer(self._draft, self._new(path), table)
+        return _Writer(self._draft, self._new(path), self.layouts[table])
 
     def _new(self, path: str) -> str:
         self.written.append(path)
@@ -122,7 +132,7 @@ class _Part:
 
     def __init__(self, files: Files, table: str, date: str) -> None:
         self._files, self._table, self._date = files, table, date
-        self._timed = "time_ns" in tables.NAMED[table].places
+        self._time = files.layouts[table].time
         self._waiting: list[Any] = []
         self._rows = self._bytes = 0
         self._writer: _Writer | None = None
@@ -149,8 +159,8 @@ class _Part:
         found = pa.Table.from_batches(self._waiting).unify_dictionaries()
         self._waiting = []
         rest = found.slice(len(found))
-        if self._timed:
-            time_ns = found.column("time_ns").to_numpy()
+        if self._time is not None:
+            time_ns = found.column(self._time).to_numpy()
             if (time_ns[1:] < time_ns[:-1]).any():
                 order = np.argsort(time_ns, kind="stable")
                 found, time_ns = found.take(order), time_ns[order]
@@ -168,39 +178,38 @@ class _Part:
 
     def _next(self, rows: Any) -> _Writer:  # noqa: ANN401
         """The file that these rows can go on; another one where it is long, or they begin before its end."""
-        begin_ns = rows.column("time_ns")[0].as_py() if self._timed else 0
+        begin_ns = rows.column(self._time)[0].as_py() if self._time is not None else 0
         old = self._writer
         if old is not None and (old.rows >= _FILE or old.last_ns > begin_ns):
             old.close()
             old = None
         if old is None:
             old = self._writer = self._files.open(self._table, self._date)
-        if self._timed:
-            old.last_ns = rows.column("time_ns")[-1].as_py()
+        if self._time is not None:
+            old.last_ns = rows.column(self._time)[-1].as_py()
         return old
 
 
 class _Writer:
     """One file that is being written; a context manager."""
 
-    def __init__(self, draft: DraftDirectory, path: str, table: str) -> None:
+    def __init__(self, draft: DraftDirectory, path: str, layout: Layout) -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415 - optional
 
-        definition = tables.NAMED[table]
-        coded = tables.schema(definition, coded=True)
-        plain = tables.schema(definition)
+        self._layout = layout
+        plain = layout.schema(False)
         target: Path = draft.path / path
-        timed = "time_ns" in definition.places
+        by = layout.sorted_by
         with draft.acting():
             target.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(
                 target,
-                coded,
+                layout.schema(True),
                 compression="zstd",
                 store_schema=False,
-                use_dictionary=arrow.coded(coded),
+                use_dictionary=layout.dictionaries,
                 write_batch_size=_AT_ONCE,
-                sorting_columns=[pq.SortingColumn(definition.places["time_ns"])] if timed else None,
+                sorting_columns=None if by is None else [pq.SortingColumn(by)],
             )
         # Whoever reads it sees plain texts; that some were written by number is not a fact of theirs.
         told = base64.b64encode(plain.serialize())
@@ -219,7 +228,7 @@ class _Writer:
         import pyarrow as pa  # noqa: PLC0415
 
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        self._writer.write_table(table, row_group_size=_GROUP)
+        self._writer.write_table(self._layout.written(table), row_group_size=_GROUP)
         self.rows += len(table)
 
     def close(self) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote
 
 import numpy as np
 
 from iptrec.lake import keys, tables
-from iptrec.recording.rows import lost_events
+from iptrec.lake.counted import Counted
 from iptrec.views import arrow, table_rows
+from iptrec.views.event_facts import rule_digest
 from iptrec.views.filed import Filed
 from iptrec.views.tables import BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from iptrec.answers.packets import Batch, Packets
     from iptrec.names import I64
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 _WANTED: Final = ("namespaces", "losses", "rules", "packets", "steps", "related")
 _CONTENT: Final = ("family", "table_name", "chain", "spec")  # what a rule's digest is made of
-_DIGITS: Final = 32  # of a digest, hexadecimal
 _RING: Final = "SIGUSR1"  # why a copy of a ring ended: there may be more, with other packets
 
 
@@ -44,8 +41,7 @@ class Rows:
         self._packets = cast("Packets", self._noted)  # as far as its rows are concerned
         self._name = name
         self._rule_ids: Any = None  # of each row of the table rules of the recording
-        self._counts: Counter[str] = Counter()
-        self._between_ns: list[int] = []
+        self._counted = Counted()
         self.rules: dict[str, tuple[str | None, ...]] = {}
 
     def batches(self) -> Iterator[tuple[str, Any]]:
@@ -54,7 +50,7 @@ class Rows:
         for table, filed in table_rows.rows(self._recording, self._packets, _WANTED):
             found = arrow.batch(arrow.schema(BY_NAME[table], coded=True), filed)
             columns = _columns(found)
-            self._counts[table] += len(found)
+            self._counted.rows[table] += len(found)
             if table == "steps":
                 columns["rule_id"] = self._ruled(columns["rule_id"])
             if held is not None:
@@ -63,7 +59,8 @@ class Rows:
                 yield "packets", self._arranged("packets", held)
                 held = None
             if table == "packets":
-                self._note(columns)
+                flags = (columns[one] for one in ("complete", "ambiguous", "verdict"))
+                self._counted.note(columns["time_ns"], *flags)
                 held = columns | self._noted.keys()
             elif table == "rules":
                 self._learn(columns)
@@ -77,40 +74,12 @@ class Rows:
     def contents(self, known: set[str]) -> Any:  # noqa: ANN401 - pyarrow is optional
         """The rows of the table rules whose digests are not known."""
         rows = [(one, *self.rules[one]) for one in sorted(self.rules.keys() - known)]
-        return _batch("rules", rows)
+        return batch_of("rules", rows)
 
     def itself(self, fingerprint: str) -> Any:  # noqa: ANN401
         """The row of the table recordings, once all others were taken."""
-        ((_, filed),) = table_rows.rows(self._recording, self._packets, ("recording",))
-        (row,) = filed.rows()
-        losses = lost_events(self._recording)
-        facts = dict(zip(BY_NAME["recording"].places, row, strict=True))
-        facts |= {
-            "recording": self._name,
-            "hostname": facts["host"],
-            "first_ns": min(self._between_ns, default=None),
-            "last_ns": max(self._between_ns, default=None),
-            "lost": sum(one.events or 0 for one in losses),
-            "uncounted": sum(one.events is None for one in losses),
-            "fingerprint": fingerprint,
-            "format": tables.FORMAT,
-        }
-        columns = tables.NAMED["recordings"].columns
-        return _batch(
-            "recordings", [[facts.get(one.name, self._counts[one.name]) for one in columns]]
-        )
-
-    def _note(self, packets: dict[str, Any]) -> None:
-        """Count what the recording's row says of its packets."""
-        import pyarrow.compute as pc  # noqa: PLC0415 - optional
-
-        between = pc.min_max(packets["time_ns"]).as_py()
-        self._between_ns += [between["min"], between["max"]]
-        count = len(packets["packet"])
-        self._counts["incomplete"] += count - pc.sum(packets["complete"]).as_py()
-        self._counts["ambiguous"] += pc.sum(packets["ambiguous"]).as_py()
-        verdicts = pc.cast(packets["verdict"], "string")
-        self._counts["unknown"] += pc.sum(pc.equal(verdicts, "UNKNOWN")).as_py() or 0
+        row = self._counted.row(self._recording, self._packets, self._name, fingerprint)
+        return batch_of("recordings", row)
 
     def _learn(self, rules: dict[str, Any]) -> None:
         """The digests of the recording's rules, in the order of their ids, 1, 2, ..."""
@@ -119,7 +88,7 @@ class Rows:
         kept = [one.name for one in tables.NAMED["rules"].columns[1:]]
         ids = []
         for row in zip(*(rules[one].to_pylist() for one in kept), strict=True):
-            digest = _digest(row[: len(_CONTENT)])
+            digest = rule_digest(row[: len(_CONTENT)])
             self.rules.setdefault(digest, row)
             ids.append(digest)
         self._rule_ids = pa.array(ids, pa.string())
@@ -179,7 +148,7 @@ def _columns(batch: Any) -> dict[str, Any]:  # noqa: ANN401
     return found
 
 
-def _batch(table: str, rows: list[Any]) -> Any:  # noqa: ANN401
+def batch_of(table: str, rows: Iterable[Any]) -> Any:  # noqa: ANN401
     """Some rows of a small table, made one by one."""
     import pyarrow as pa  # noqa: PLC0415
 
@@ -190,10 +159,6 @@ def _batch(table: str, rows: list[Any]) -> Any:  # noqa: ANN401
         columns[twin] = columns[column].view(pa.timestamp("ns", "UTC"))
     schema = tables.schema(definition, coded=True)
     return pa.RecordBatch.from_arrays([columns[one] for one in schema.names], schema=schema)
-
-
-def _digest(content: tuple[str | None, ...]) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGITS]
 
 
 def _deciding(packets: dict[str, Any], steps: dict[str, Any]) -> Any:  # noqa: ANN401

@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=np.generic)
 
 # Columns of texts that are each packet's own, as a rule; templates are for these alone.
-_OWN: Final = frozenset({"time", "header", "connection", "changed"})
+OWN: Final = frozenset(
+    {
+        "time",
+        "header",
+        "connection",
+        "changed",
+        "event.id",
+        "iptrec.ct_id",
+        "metadata.uid",
+        "connection_info.uid",
+    }
+)
 
 
 def require(what: str) -> None:
@@ -46,7 +57,7 @@ def schema(table: Table, *, coded: bool = False) -> Any:  # noqa: ANN401 - pyarr
     def kind(one: Column) -> Any:  # noqa: ANN401
         if one.type == "INTEGER":
             return pa.int64()
-        if coded and one.name not in _OWN:
+        if coded and one.name not in OWN:
             return pa.dictionary(pa.int32(), pa.string())
         return pa.string()
 
@@ -81,7 +92,7 @@ def batch(columns: Any, filed: Filed) -> Any:  # noqa: ANN401
             arrays.append(column.numbers())
         elif pa.types.is_dictionary(field.type):
             arrays.append(column.coded())
-        elif field.name in _OWN:
+        elif field.name in OWN:
             arrays.append(column.texts())
         else:
             arrays.append(column.coded().dictionary_decode())

@@ -15,7 +15,7 @@ from iptrec.views.cells import Times
 from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.answers.packets import Batch
@@ -33,25 +33,42 @@ def text(batch: Batch) -> Iterator[str]:
 
 def lines(batch: Batch) -> Iterator[bytes | memoryview]:
     """The lines of a batch's packets, in order, each with its newline; some thousand at a time."""
-    found: list[str | None] = [None] * len(batch.positions)
-    many: list[_Many] = []
-    done = np.zeros(len(batch.positions), np.bool_)
+
+    def alone(place: int) -> str:
+        return as_json.line(batch.traversal(int(batch.positions[place]))) + "\n"
+
+    return merged(len(batch.positions), _templates(batch), alone)
+
+
+def _templates(batch: Batch) -> Iterator[tuple[I64, Template]]:
     for shape in batch.shapes():
         model = as_json.as_object(batch.traversal(int(shape.positions[0])))
-        template = Template.of(model, _columns(shape), _dumped)
-        if template is None:
-            continue
-        at = np.searchsorted(batch.positions, shape.positions)
-        if len(at) * _MOST_SHAPES >= len(found):
+        template = Template.of(model, _columns(shape), dumped)
+        if template is not None:
+            yield np.searchsorted(batch.positions, shape.positions), template
+
+
+def merged(
+    count: int, templates: Iterable[tuple[I64, Template]], alone: Callable[[int], str]
+) -> Iterator[bytes | memoryview]:
+    """Lines in order, some thousand at a time. ``templates``: places, ascending, and their lines.
+
+    ``alone``: makes the line, with its newline, of a place that is in none of them.
+    """
+    found: list[str | None] = [None] * count
+    many: list[_Many] = []
+    done = np.zeros(count, np.bool_)
+    for at, template in templates:
+        if len(at) * _MOST_SHAPES >= count:
             many.append(_Many(at, some := template.lines(len(at)), some.sizes))
             done[at] = True
             continue
         for number, line in zip(at.tolist(), template.texts(), strict=True):
             found[number] = line
-    for first in range(0, len(found), _AT_ONCE):
+    for first in range(0, count, _AT_ONCE):
         here = slice(first, first + _AT_ONCE)
         single = {
-            at: (found[at] or _alone(batch, int(batch.positions[at]))).encode()
+            at: (found[at] or alone(at)).encode()
             for at in (np.flatnonzero(~done[here]) + first).tolist()
         }
         yield _joined(first, len(found[here]), single, many)
@@ -92,11 +109,8 @@ def _joined(
     return memory
 
 
-def _alone(batch: Batch, position: int) -> str:
-    return as_json.line(batch.traversal(position)) + "\n"
-
-
-def _dumped(value: dict[str, Any]) -> str:
+def dumped(value: dict[str, Any]) -> str:
+    """A JSON object on a line, with its newline."""
     return as_json.dumped(value) + "\n"
 
 
