@@ -222,10 +222,17 @@ class _Rules:
         return False
 
     def _end(self, flags: int) -> int:
-        """Behind which rule one comes that names none."""
+        """Behind which rule one comes that names none.
+
+        Linux 5.10 tells neither flags nor positions: the place of a rule in a chain with others is not known.
+        """
         if flags & nft_changes.REPLACE:
             return self._gap
-        return self._before[_ENDS] if flags & nft_changes.APPEND else _ENDS
+        if flags & nft_changes.APPEND:
+            return self._before[_ENDS]
+        if not flags & nft_changes.CREATE and self._next[_ENDS] != _ENDS:
+            raise CannotFollowError
+        return _ENDS
 
     def _insert(self, after: int, new: int | None) -> None:
         if new is None or new in self._next:

@@ -191,6 +191,18 @@ def test_order_of_rules(case):
     assert texts(recording.listed(end, 200, generation=8))[1:] == [[f"r{one}" for one in expected]]
 
 
+def test_a_place_that_linux_5_10_does_not_tell():
+    """No flags, no position: a rule is the first or the last one. It is known where there is no other."""
+    first, second = (
+        rule(NEW_RULE, "f", number, text, flags=0) for number, text in ((5, "drop"), (6, "accept"))
+    )
+    recording = NftHandMade().listed({"f": []}, 100, generation=7).commit(8, 110, first)
+    assert texts(recording.listed(ONE, 200, generation=8)) == [[], ["drop"]]
+    recording = NftHandMade().listed({"f": []}, 100, generation=7).commit(8, 110, first, second)
+    recording.commit(9, 120, rule(DEL_RULE, "f", 6, "accept"))
+    assert texts(recording.listed(ONE, 200, generation=9)) == [[], None, ["drop"]]
+
+
 @pytest.mark.parametrize("last", [True, False])
 def test_a_rule_that_is_replaced(last):
     """It takes the place of the other; the kernel tells no place of the last one."""
