@@ -16,6 +16,7 @@ pytestmark = [
     pytest.mark.live,
     pytest.mark.skipif(os.geteuid() != 0, reason="the kernel takes programs of root alone"),
     since(5, 12, "the tap"),
+    pytest.mark.skipif("IPTREC_NO_TAP" in os.environ, reason="IPTREC_NO_TAP: without the tap"),
 ]
 
 RULES = {

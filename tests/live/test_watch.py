@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -331,4 +332,5 @@ def test_ruleset_swapped_ten_times_a_second(lab, recording):
             assert packet.steps[at].target_args == f"--ttl-set {ttl}", packet
             right += 1
     assert right > (10 if missed else 100) * SWAPS
-    assert unsure <= 0.01 * right
+    # Without a tap a packet's time is that at which it was received.
+    assert unsure <= (0.05 if "IPTREC_NO_TAP" in os.environ else 0.01) * right
