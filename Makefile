@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint coverage golden samples bench hosts lake soak kernels clean
+.PHONY: help system system-tests demo test lint coverage golden samples manual bench hosts lake soak kernels clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ golden: $(VENV)/installed ## rewrite the golden files from what the views print 
 
 samples: $(VENV)/installed | system ## record the samples again (then: make golden)
 	$(BIN)/python samples/record_all.py
+
+manual: $(VENV)/installed ## man/, of the command line
+	$(BIN)/python tools/manual
 
 bench: $(VENV)/installed | system-tests ## figures: recording and analysis
 	$(BIN)/python bench/run.py
