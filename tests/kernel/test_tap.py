@@ -192,7 +192,7 @@ with opened(ring_bytes={ring}) as source:
 def test_what_is_too_long_comes_through_the_socket(inside):
     """Whole, at its place."""
     count, overflowing, ordered = inside("""
-nflog._TAPPED_ROOM, nftrace._LARGEST_TAPPED = -176, 128  # older kernels tell less
+nflog._TAPPED_ROOM, nflog._CONNTRACK_ROOM, nftrace._LARGEST_TAPPED = -176, 0, 128
 with opened() as source:
     send(*range(50))
     batches, _ = received(source)
