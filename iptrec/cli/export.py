@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -12,6 +12,7 @@ import typer
 from iptrec.cli import selection as which
 from iptrec.cli.help_ import Command, unless_commanded
 from iptrec.cli.output import Jobs, Mode
+from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.packets import Packets
     from iptrec.api import Recording
+    from iptrec.recording.rows import Facts
     from iptrec.views.filed import Filed
     from iptrec.views.pcapng import Content
 
@@ -34,7 +36,7 @@ app = typer.Typer(
     help="Write packets for Wireshark, SQL or data frames.",
 )
 
-Trace = Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")]
+Trace = Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)]
 Output = Annotated[
     str, typer.Option("--output", "-o", metavar="OUT", help="The file to be made; - is stdout.")
 ]
@@ -66,7 +68,7 @@ def ndjson(
     from iptrec.views import json_lines
 
     with _chosen(recording, chosen, index=True, jobs=jobs, quiet=quiet) as asked:
-        with exported(output, recording, force=force, mode=mode) as stream:
+        with exported(output, [recording, *chosen.more], force=force, mode=mode) as stream:
             for batch in asked.packets.batches():
                 stream.writelines(json_lines.lines(batch))
         return asked.ending(asked.packets.count)
@@ -121,7 +123,7 @@ def pcapng(
     # Among the events may be some that belong to no packet, anywhere.
     with _chosen(recording, chosen, index=not events, jobs=jobs, quiet=quiet) as asked:
         rows = asked.recording.rows
-        with exported(output, recording, force=force, mode=mode) as stream:
+        with exported(output, [recording, *chosen.more], force=force, mode=mode) as stream:
             capture = Capture(rows.facts, link, {one.kind for one in rows.streams})
             what: Content = "stages" if stages else "events" if events else "packets"
             for blocks in section(capture, rows, asked.packets, what):
@@ -168,13 +170,16 @@ def sqlite(
     from iptrec.views.sqlite import database, fill
 
     with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:
-        with built(output, recording, force=force, mode=mode) as made, database(made) as tables:
+        with (
+            built(output, [recording, *chosen.more], force=force, mode=mode) as made,
+            database(made) as tables,
+        ):
             fill(tables, asked.rows())
         return asked.ending(asked.packets.count)
 
 
 @app.command(cls=Command)
-@which.selection()
+@which.selection(several=False)
 def parquet(
     recording: Annotated[
         str, typer.Argument(metavar="TRACE.db|LAKE/", help="The recording, or a lake's directory.")
@@ -217,12 +222,13 @@ def parquet(
         return into_lake.put(recording, chosen, force=force, mode=mode, jobs=jobs, quiet=quiet)
     if output == "-":
         raise UsageError("--output -: export parquet makes a directory; name one")
+    recording, chosen = which.with_more(recording, chosen)
     with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:
-        with (
-            directory(output, recording, force=force, mode=mode) as made,
-            Files(made, asked.recording.facts) as files,
-        ):
-            files.fill(asked.rows())
+        every = [recording, *chosen.more]
+        with directory(output, every, force=force, mode=mode) as made:
+            for facts, rows in asked.each():
+                with Files(made, facts) as files:
+                    files.fill(rows)
         return asked.ending(asked.packets.count)
 
 
@@ -243,6 +249,29 @@ class _Chosen:
 
         return rows(self.recording.rows, self.packets, {table.name for table in TABLES})
 
+    def each(self) -> Iterator[tuple[Facts, Iterator[tuple[str, Filed]]]]:
+        """Of each recording its facts, under the host's name, and all tables' rows, numbered by itself."""
+        from iptrec.answers.packets import Packets
+        from iptrec.recording.hosts import Alone, hosts
+        from iptrec.views.table_rows import rows
+        from iptrec.views.tables import TABLES
+
+        several = hosts(self.recording.rows)
+        if not several:
+            yield self.recording.facts, self.rows()
+        if len({one.recording.facts.uuid for one in several}) < len(several):
+            raise UsageError(
+                "export parquet: two of the files are copies of one recording; leave one out"
+            )
+        for one in several:
+            found = Packets(Alone(one), self.packets.selection)
+            yield (
+                replace(one.recording.facts, host=one.name),
+                rows(Alone(one), found, {table.name for table in TABLES}),
+            )
+            self.packets.count += found.count
+            self.packets.unjudged += found.unjudged
+
     def ending(self, written: int) -> int:
         """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
         from iptrec.cli.absent import nothing
@@ -261,7 +290,9 @@ def _chosen(
 ) -> Iterator[_Chosen]:
     from iptrec.cli import recordings
 
-    with recordings.opened(path, index=index, bar=not quiet, jobs=jobs) as recording:
+    with recordings.opened(
+        path, *chosen.more, index=index, bar=not quiet, jobs=jobs, merged=True
+    ) as recording:
         conditions = chosen.of(recording)
         packets = recording.packets(chosen.filter, **conditions).columns()
         yield _Chosen(recording, packets, chosen, not (chosen.filter or conditions), quiet)
