@@ -7,6 +7,7 @@ of a packet that is not there is a `LookupError`.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack, cast
@@ -16,6 +17,7 @@ from iptrec.answers import packets as answers
 from iptrec.answers import select
 from iptrec.errors import TIMEOUT
 from iptrec.packets.model import Traversal
+from iptrec.recording.hosts import of_namespace
 
 if TYPE_CHECKING:
     import os
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from iptrec.names import Family
     from iptrec.recording import rows as recorded
     from iptrec.recording.reader import Reader
+    from iptrec.recording.several import Several
 
 __all__ = [
     "Packet",
@@ -50,15 +53,25 @@ _POLL_S: Final = 0.1
 _LEAST_HEAP: Final = 1 << 20  # bytes; with less no recording could be read any more in this process
 
 
-def open(path: str | os.PathLike[str]) -> Recording:
+def open(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Recording:
     """Open a recording, compressed or not, cut off or still growing; see `Recording`.
+
+    With ``more`` of them, or of a file that `iptrec merge` made, several are read as one: each packet has its
+    ``host``, and each recording is as it is now, also if it grows.
 
     Raises `RecordingError` for a file that is not one, or is damaged, or of a newer iptrec; `UsageError` for
     what is not the name of a file.
     """
     from iptrec.recording.reader import Reader  # noqa: PLC0415 - not for who only records
+    from iptrec.recording.several import together  # noqa: PLC0415
 
-    return Recording(Reader(arguments.file("path", path)))
+    with contextlib.ExitStack() as stack:  # what is open is closed if another one cannot be opened
+        readers = [
+            stack.enter_context(Reader(arguments.file("path", one))) for one in (path, *more)
+        ]
+        found = Recording(together(readers))
+        stack.pop_all()
+        return found
 
 
 class Packet(Traversal):
@@ -161,18 +174,18 @@ class Recording:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: Reader | Several,
         rows: recorded.Recording | None = None,
         index: Index | None = None,
         read: answers.Read | None = None,
     ) -> None:
-        self._reader = reader
+        self.reader = reader
         self._read = read
         self.rows: recorded.Recording = reader if rows is None else rows
         self._index = index
 
     def __repr__(self) -> str:
-        closed = ", closed" if self._reader.closed else ""
+        closed = ", closed" if self.reader.closed else ""
         return f"<iptrec.Recording {str(self.path)!r}{closed}>"
 
     def __enter__(self) -> Self:
@@ -183,16 +196,16 @@ class Recording:
 
     def close(self) -> None:
         """Let go of the file: what is asked for afterwards is a `RecordingError`."""
-        self._reader.close()
+        self.reader.close()
 
     def require_open(self) -> None:
         """Raise `RecordingError` after `close`."""
-        self._reader.require_open()
+        self.reader.require_open()
 
     @property
     def path(self) -> Path:
         """The file."""
-        return self._reader.path
+        return self.reader.path
 
     @property
     def facts(self) -> recorded.Facts:
@@ -202,12 +215,12 @@ class Recording:
     @property
     def running(self) -> bool | None:
         """Whether its recorder is still at work; None where that cannot be told."""
-        return self._reader.running
+        return self.reader.running
 
     @property
     def size(self) -> int:
         """The bytes of the file, uncompressed."""
-        return self._reader.size
+        return self.reader.size
 
     @property
     def namespaces(self) -> Sequence[recorded.Namespace]:
@@ -315,7 +328,9 @@ class Recording:
 
         time = None if time_ns is None else arguments.moment("time_ns", time_ns)
         first = next(iter(self.namespaces), None)
-        return {} if first is None else rulesets(self.rows, time, first.id)
+        if first is None:
+            return {}
+        return rulesets(of_namespace(self.rows, first.id), time, first.id)
 
     def query(
         self, sql: str, *, timeout_s: float | None = None, heap_limit: int | None = None
@@ -353,7 +368,7 @@ class Recording:
         """The time (ns since 1970), again and again, until the recording is closed or its recorder is gone."""
         while self.running is not False:
             yield time.time_ns()
-            self._reader.wait(_POLL_S)
+            self.reader.wait(_POLL_S)
 
     def _selection(self, words: str | None, conditions: Select) -> Selection:
         self.require_open()

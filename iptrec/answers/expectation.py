@@ -81,7 +81,7 @@ def check(recording: Recording, expectations: Collection[Expectation]) -> list[R
         for one in tallies:
             begun = time.perf_counter()
             selection = one.expectation.selection
-            here = window, batch.interfaces, batch.netns
+            here = window, batch.interfaces, (batch.host, batch.netns)
             one.add(batch, batch.chosen(selection, selection.positions(*here)), paths)
             unjudged = batch.chosen(selection, selection.unjudged(*here))
             one.doubt(unjudged, batch.paths, paths)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from iptrec.names import HOOKS
 from iptrec.packets.window import windows
+from iptrec.recording.hosts import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,7 @@ class Orphan:
     """One event: of somebody's NFLOG rule in the same group, say.
 
     ``header`` (see `decode.packet.header`) is None where a datagram holds no event that can be read.
-    ``indev``, ``outdev`` are interface indexes.
+    ``indev``, ``outdev`` are interface indexes. ``host``: of several recordings read as one.
     """
 
     time_ns: int
@@ -30,18 +31,20 @@ class Orphan:
     indev: int | None
     outdev: int | None
     header: dict[str, Any] | None
+    host: str | None = None
 
 
 def orphans(recording: Recording) -> Iterator[Orphan]:
     """All of a recording; in order of receipt, but for what cannot be read, which comes after its window."""
     for window in windows(recording):
+        host = name_of(recording, window.stream.namespace)
         for row in window.unplaced.tolist():
-            yield _event(window, row)
+            yield _event(window, row, host)
         for received_ns in window.unread.tolist():
-            yield Orphan(received_ns, None, None, 0, None, None, None)
+            yield Orphan(received_ns, None, None, 0, None, None, None, host)
 
 
-def _event(window: Window, row: int) -> Orphan:
+def _event(window: Window, row: int, host: str | None) -> Orphan:
     events = window.events
     number = int(events.site[row])
     site = events.sites[number] if number >= 0 else None
@@ -54,4 +57,5 @@ def _event(window: Window, row: int) -> Orphan:
         indev=int(events.indev[row]) or None,
         outdev=int(events.outdev[row]) or None,
         header=events.header(row),
+        host=host,
     )

@@ -23,12 +23,14 @@ from iptrec.packets.model import Arrival, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
 from iptrec.packets.window import Window, follow, windows
+from iptrec.recording.hosts import name_of, of_namespace
 from iptrec.rulesets.backends import is_single
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from iptrec.answers.lookalikes import Shape
+    from iptrec.answers.paths import Whose
     from iptrec.names import I64, Backend
     from iptrec.packets.ends import Ending
     from iptrec.packets.window import Bookmark
@@ -58,13 +60,11 @@ class Packets:
         read: Read | None = None,
     ) -> None:
         self._recording, self._read = recording, read or windows
-        self._selection = selection or Selection()
-        self._make = make
+        self.selection, self._make = selection or Selection(), make
         self.book = PathBook()
-        self.count = 0
-        self.unjudged = 0
+        self.count = self.unjudged = 0
         self._index = index or Index()
-        self._span = self._index.span(self._selection)
+        self._span = self._index.span(self.selection)
         self._notes: list[Bookmark] | None = None
         if index is not None and self._span == Span(None, None):
             self._notes = []
@@ -77,7 +77,7 @@ class Packets:
 
     def last(self, number: int) -> Iterator[Traversal]:
         """As many of the last; the recording is gone through twice, for an object of each costs more."""
-        before = Packets(self._recording, self._selection, self._index)
+        before = Packets(self._recording, self.selection, self._index)
         self._notes = None  # `before` has them
         for _ in before.batches(objects=False):
             pass
@@ -86,7 +86,7 @@ class Packets:
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
         self._notes = None  # its windows are cut where the ticks fall
-        paths = self._selection.path is not None
+        paths = self.selection.path is not None
         source = follow(self._recording, ticks)
         return _one_by_one(self._batches(source, objects=True, paths=paths))
 
@@ -95,7 +95,7 @@ class Packets:
 
         ``paths``: tell those of packets by their ends, too, as `PathBook` has them.
         """
-        paths = paths or self._selection.path is not None
+        paths = paths or self.selection.path is not None
         since, most = self._span
         source = self._read(self._recording) if since is None else windows(self._recording, since)
         return self._batches(islice(source, most), objects=objects, paths=paths)
@@ -103,24 +103,25 @@ class Packets:
     def interfaces_of(self, namespace: int) -> Interfaces:
         """The names of a namespace's interfaces."""
         if namespace not in self._known:
-            self._known[namespace] = Interfaces(self._recording, namespace)
+            self._known[namespace] = Interfaces(of_namespace(self._recording, namespace), namespace)
         return self._known[namespace]
 
     def _batches(self, source: Iterable[Window], *, objects: bool, paths: bool) -> Iterator[Batch]:
-        last = self._selection.number
-        ends = paths or bool(self._selection.reasons) or self._notes is not None
+        last = self.selection.number
+        ends = paths or bool(self.selection.reasons) or self._notes is not None
         for window in source:
             build = self._builder(window.stream)
             build.next_window(window, objects=objects, ends=ends)
             odd_ends = build.odd_ends() if paths else {}
-            numbers = self.book.numbers(window, build.netns, odd_ends)
-            positions = self._selection.positions(window, build.interfaces, build.netns)
-            positions = build.chosen(self._selection, positions)
-            if self._selection.path is not None:
-                positions = positions[numbers[positions] == self._selection.path]
+            place = build.host, build.netns
+            numbers = self.book.numbers(window, place, odd_ends)
+            positions = self.selection.positions(window, build.interfaces, place)
+            positions = build.chosen(self.selection, positions)
+            if self.selection.path is not None:
+                positions = positions[numbers[positions] == self.selection.path]
             self.count += len(positions)
-            unjudged = self._selection.unjudged(window, build.interfaces, build.netns)
-            self.unjudged += len(build.chosen(self._selection, unjudged))
+            unjudged = self.selection.unjudged(window, build.interfaces, place)
+            self.unjudged += len(build.chosen(self.selection, unjudged))
             if self._notes is not None:
                 self._notes.append(build.bookmark())
             yield Batch(window, positions, numbers, odd_ends, build)
@@ -131,12 +132,15 @@ class Packets:
 
     def _builder(self, stream: Stream) -> _Builder:
         if stream.id not in self._builders:
-            names = {one.id: one.name for one in self._recording.namespaces}
-            self._builders[stream.id] = _Builder(
-                self._recording,
+            names, namespace = (
+                {one.id: one.name for one in self._recording.namespaces},
                 stream.namespace,
-                self.interfaces_of(stream.namespace),
-                names.get(stream.namespace),
+            )
+            self._builders[stream.id] = _Builder(
+                of_namespace(self._recording, namespace),
+                namespace,
+                self.interfaces_of(namespace),
+                (name_of(self._recording, namespace), names.get(namespace)),
                 self._make,
             )
         return self._builders[stream.id]
@@ -159,7 +163,7 @@ class Batch:
 
     ``positions``: theirs in the window's assembly, ascending. ``paths``: the path of every decided traversal
     of the window; ``odd_ends``: what is told of those of them that may differ in that from others on their way,
-    by their positions: see `Packets.batches`. ``interfaces``, ``netns``: of its namespace.
+    by their positions: see `Packets.batches`. ``interfaces``, ``netns``, ``host``: of its namespace.
     """
 
     def __init__(
@@ -174,8 +178,7 @@ class Batch:
         self.positions = positions
         self.paths = paths
         self.odd_ends = odd_ends
-        self.interfaces = build.interfaces
-        self.netns = build.netns
+        self.interfaces, self.netns, self.host = build.interfaces, build.netns, build.host
         self._build = build
 
     def chosen(self, selection: Selection, positions: I64) -> I64:
@@ -216,12 +219,11 @@ class _Builder:
         recording: Recording,
         namespace: int,
         interfaces: Interfaces,
-        netns: str | None,
+        whose: Whose,
         make: type[Traversal],
     ) -> None:
         self._single = is_single(recording)
-        self.interfaces = interfaces
-        self.netns = netns
+        self.interfaces, (self.host, self.netns) = interfaces, whose
         self._connections = Connections(recording, namespace)
         self._make = make
         self._relations = Relations()
@@ -232,9 +234,8 @@ class _Builder:
 
     def next_window(self, window: Window, *, objects: bool, ends: bool) -> None:
         """Go on to the next window, to make ``objects`` of its packets, or to tell their ``ends`` alone."""
-        self._window = window
+        self._window, self._whole = window, objects
         self._told: dict[int, tuple[Traversal, Ending]] = {}
-        self._whole = objects
         self._events = window.events
         self.interfaces.update()
         self.owners.next_window(window)
@@ -337,6 +338,7 @@ class _Builder:
             time_ns=first.time_ns,
             family=window.resolver.families[outcome.path[0]],
             netns=self.netns,
+            host=self.host,
             in_=first.in_,
             out=first.out,
             header=first.header,

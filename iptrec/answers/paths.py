@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from iptrec.rulesets.places import Place
 
 
+Whose = tuple[
+    str | None, str | None
+]  # host and namespace, as their names are; None: nobody named it
 NO_ENDS: Final[Mapping[int, Ending]] = MappingProxyType({})
 
 
@@ -56,7 +59,10 @@ class PathEnd(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A path that packets took; ``end``: what became of them behind it, where that is known."""
+    """A path that packets took; ``end``: what became of them behind it, where that is known.
+
+    ``host``: on which, where several recordings are read as one.
+    """
 
     family: Family
     netns: str | None
@@ -66,6 +72,7 @@ class Path:
     ambiguous: bool
     steps: tuple[PathStep, ...]
     end: PathEnd | None = None
+    host: str | None = None
 
     @property
     def decider(self) -> PathStep | None:
@@ -82,11 +89,12 @@ class PathBook:
         self._known: dict[tuple[int, Outcome, PathEnd | None], int] = {}
 
     def numbers(
-        self, window: Window, netns: str | None, odd_ends: Mapping[int, Ending] = NO_ENDS
+        self, window: Window, place: Whose, odd_ends: Mapping[int, Ending] = NO_ENDS
     ) -> I64:
         """The path of each decided traversal, shape (decided,).
 
-        ``odd_ends``: by their positions what is told of some of them, which is not what their outcomes tell.
+        ``place``: the names of the host and of the namespace. ``odd_ends``: by their positions what is told of
+        some of them, which is not what their outcomes tell.
         """
         outcome = window.assembly.outcome[: window.decided]
         if not len(outcome):
@@ -105,15 +113,13 @@ class PathBook:
         for at in np.argsort(first).tolist():
             number, other = divmod(int(pairs[at]), len(told))
             one = outcomes[number]
-            numbers[at] = self._number(window, one, told[other] if other else _death(one), netns)
+            numbers[at] = self._number(window, one, told[other] if other else _death(one), place)
         return numbers[of]
 
-    def _number(
-        self, window: Window, outcome: Outcome, end: PathEnd | None, netns: str | None
-    ) -> int:
+    def _number(self, window: Window, outcome: Outcome, end: PathEnd | None, place: Whose) -> int:
         key = (window.stream.id, outcome, end)
         if key not in self._known:
-            path = _path(window, outcome, end, netns)
+            path = _path(window, outcome, end, place)
             self._known[key] = self.paths.setdefault(path, len(self.paths) + 1)
         return self._known[key]
 
@@ -127,8 +133,8 @@ def _death(outcome: Outcome) -> PathEnd | None:
     return None if death is None else PathEnd("seen", death.reason, death.sure, death)
 
 
-def _path(window: Window, outcome: Outcome, end: PathEnd | None, netns: str | None) -> Path:
-    resolver = window.resolver
+def _path(window: Window, outcome: Outcome, end: PathEnd | None, place: Whose) -> Path:
+    resolver, (host, netns) = window.resolver, place
     places = [resolver.places[number] for number in outcome.path]
     decider = None if outcome.decider is None else places[outcome.decider]
     return Path(
@@ -140,6 +146,7 @@ def _path(window: Window, outcome: Outcome, end: PathEnd | None, netns: str | No
         ambiguous=outcome.doubt is not None,
         steps=tuple(_step(places[at]) for at in shown(places)),
         end=end,
+        host=host,
     )
 
 

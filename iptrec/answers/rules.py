@@ -57,7 +57,7 @@ class TableCount:
     rules of a chain, or its end, while the rules changed or were not known: nobody can tell which.
     ``untraced``: the chains that packets may pass untraced, and why (`rulesets.untraced`): what hit them is
     not all known. ``renamed``: the names that chains had before, by their newest one, under which all is that
-    hit them.
+    hit them. ``host``, ``netns``: whose it is, of several recordings read as one.
     """
 
     family: str
@@ -67,6 +67,8 @@ class TableCount:
     unsure: dict[str, Count] = field(default_factory=dict)
     untraced: dict[str, Why] = field(default_factory=dict)
     renamed: dict[str, list[str]] = field(default_factory=dict)
+    host: str | None = None
+    netns: str | None = None
 
     def unused(self, rule: RuleCount) -> bool:
         """Whether no packet hit a rule, as far as packets can be seen there at all."""
@@ -82,20 +84,27 @@ _NO_TEXT: Final = (
 
 def count_rules(recording: Recording, selection: Selection) -> Counted[TableCount]:
     """What the selected packets hit, for each table as it last was, and in rules that are gone."""
-    hits: dict[_Key, Count] = {}
-    rules: dict[_Key, Rule] = {}
+    hits: dict[int, dict[_Key, Count]] = {}  # by namespace
+    rules: dict[int, dict[_Key, Rule]] = {}
     books: dict[int, Book] = {}
     names: dict[int, ChainNames] = {}
+    whose: dict[int, tuple[int, str | None, str | None]] = {}
     packets, untold = Packets(recording, selection), Untold(recording)
     for batch in packets.batches(objects=False):
-        book = books[batch.window.stream.id] = batch.window.resolver
-        if batch.window.stream.id not in names:
-            names[batch.window.stream.id] = ChainNames(book.timelines)
-        _count_window(batch.window, batch.positions, names[batch.window.stream.id], hits, rules)
+        stream = batch.window.stream
+        book = books[stream.id] = batch.window.resolver
+        whose[stream.id] = stream.namespace, batch.host, batch.netns
+        if stream.id not in names:
+            names[stream.id] = ChainNames(book.timelines)
+        hit, told = hits.setdefault(stream.namespace, {}), rules.setdefault(stream.namespace, {})
+        _count_window(batch.window, batch.positions, names[stream.id], hit, told)
         untold.add(batch.window)
-    found = (
-        table for one, book in books.items() for table in _tables(book, names[one], hits, rules)
-    )
+    found = []
+    for one, book in books.items():
+        namespace, host, netns = whose[one]
+        for table in _tables(book, names[one], hits[namespace], rules[namespace]):
+            table.host, table.netns = (None, None) if host is None else (host, netns)
+            found.append(table)
     return Counted(found, packets.unjudged, untold.count)
 
 

@@ -13,6 +13,7 @@ from iptrec.errors import Advice, UsageError
 from iptrec.names import ANY
 from iptrec.packets.ends import DISCARDED, WORDS
 from iptrec.pcap.filter import PacketFilter
+from iptrec.recording.hosts import hosts, parts
 from iptrec.rulesets.table_names import BACKENDS, called
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Select(TypedDict, total=False):
     sure or not: one of `WORDS`, or another of the kernel's that the recording has.
     ``since``, ``until``: when it began, ns since 1970 or a datetime with a time zone; the end not included.
     ``complete``: whether its trace is whole and certain. ``netns``: the namespace, as it was named when it was
-    recorded. ``packet``: its number. ``path``: the number of its path.
+    recorded; of several recordings also the host's name, or HOST/NAMESPACE. ``packet``: its number. ``path``:
+    the number of its path.
 
     Numbers are all that have __index__, such as numpy's. A table's plain name means the tables of both
     backends; "legacy filter", "nft filter" that of one.
@@ -72,7 +74,8 @@ def selection(recording: Recording, words: str | None, select: Select) -> Select
         if name not in Select.__annotations__:
             known = ", ".join(Select.__annotations__)
             raise UsageError(f"{name} is not a condition; there are {known}")
-    if "iface" not in select and "packet" not in select and by_its_interfaces(recording):
+    own = {} if "iface" in select or "packet" in select else _own_interfaces(recording)
+    if own and not hosts(recording):
         select = {**select, "iface": recording.facts.interfaces}
     made: dict[str, Any] = {
         _FIELDS.get(name, name): _READ[name](Advice(f"--{name}", name), value)
@@ -83,7 +86,19 @@ def selection(recording: Recording, words: str | None, select: Select) -> Select
             made[name] = named(recording, made[name])
     if "reasons" in made:
         made["reasons"] = _known(recording, Advice("--reason", "reason"), made["reasons"])
+    if hosts(recording):
+        made["recorded"] = tuple(own.items())
     return Selection(packet_filter=PacketFilter(words) if words else None, **made)
+
+
+def _own_interfaces(recording: Recording) -> dict[int, frozenset[str]]:
+    """By the number of a namespace those of the --iface of its recording, where that has others, too."""
+    return {
+        namespace.id: _interfaces("iface", one.facts.interfaces)
+        for one in parts(recording)
+        if by_its_interfaces(one)
+        for namespace in one.namespaces
+    }
 
 
 def by_its_interfaces(recording: Recording) -> bool:
@@ -97,10 +112,9 @@ def by_its_interfaces(recording: Recording) -> bool:
 
 def _known(recording: Recording, name: arguments.Name, asked: frozenset[str]) -> frozenset[str]:
     """Words of ends, upper case, if packets of the recording can have each."""
-    reasons: dict[int, str] = {}
-    for one in recording.snapshots("drop-reasons"):
-        reasons |= drops.reasons(one.content)
-    others = {one.upper() for one in reasons.values()} - {*WORDS}
+    told = [drops.reasons(one.content) for one in recording.snapshots("drop-reasons")]
+    reasons = {number: name for one in told for number, name in one.items()}
+    others = {name.upper() for one in told for name in one.values()} - {*WORDS}
     found = frozenset(one.upper() for one in asked)
     for unknown in sorted(found - {*WORDS} - others):
         if reasons and drops.is_numbered(reasons, unknown):
@@ -133,6 +147,10 @@ def tables(recording: Recording, name: str) -> frozenset[str]:
     """
     if name == ANY_TABLE:
         return frozenset({ANY_TABLE})
+    return frozenset().union(*(_tables(one, name) for one in parts(recording)))
+
+
+def _tables(recording: Recording, name: str) -> frozenset[str]:
     kinds = {one.kind for one in recording.streams}
     backend, _, rest = name.partition(" ")
     if backend not in BACKENDS:

@@ -16,6 +16,7 @@ from iptrec.decode import headers, nft_packets
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from iptrec.answers.paths import Whose
     from iptrec.context.interfaces import Interfaces
     from iptrec.decode.owners import Owner
     from iptrec.names import I64, Mask
@@ -42,7 +43,8 @@ class Selection:
     owner, see `is_owner` (`Owners` looks at it). ``since_ns``, ``until_ns`` (epoch): when its first
     event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
     path, see `paths` (`Packets` looks at it, for it needs all packets before). ``reasons``: upper case, of
-    its end, see `ended_so` (`Packets` looks at it).
+    its end, see `ended_so` (`Packets` looks at it). ``recorded``: in the place of ``interfaces``, those that
+    one of several hosts was to record alone, by the number of the namespace.
     """
 
     packet_filter: PacketFilter | None = None
@@ -61,6 +63,7 @@ class Selection:
     number: int | None = None
     path: int | None = None
     reasons: frozenset[str] = frozenset()
+    recorded: tuple[tuple[int, frozenset[str]], ...] = ()
 
     @property
     def everything(self) -> bool:
@@ -93,14 +96,14 @@ class Selection:
         begun = self.until_ns is None or loss.first_ns < self.until_ns
         return begun and (self.since_ns is None or loss.last_ns >= self.since_ns)
 
-    def positions(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
+    def positions(self, window: Window, interfaces: Interfaces, whose: Whose) -> I64:
         """The positions of a window's decided traversals that are selected, in order."""
-        chosen = self._without_filter(window, interfaces, netns)
+        chosen = self._without_filter(window, interfaces, whose)
         if self.packet_filter is not None and chosen.any():
             chosen &= self._matches(window)
         return np.flatnonzero(chosen)
 
-    def unjudged(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
+    def unjudged(self, window: Window, interfaces: Interfaces, whose: Whose) -> I64:
         """The positions of those that `positions` has not, and the filter might match.
 
         Their headers were not captured whole; all other conditions hold.
@@ -111,7 +114,7 @@ class Selection:
             window, lambda rows: self._might_match(window, rows) & ~_told_whole(window, rows)
         )
         if chosen.any():
-            chosen &= self._without_filter(window, interfaces, netns) & ~self._matches(window)
+            chosen &= self._without_filter(window, interfaces, whose) & ~self._matches(window)
         return np.flatnonzero(chosen)
 
     def _might_match(self, window: Window, rows: I64) -> Mask:
@@ -131,26 +134,32 @@ class Selection:
             )
         return might
 
-    def _without_filter(self, window: Window, interfaces: Interfaces, netns: str | None) -> Mask:
+    def _without_filter(self, window: Window, interfaces: Interfaces, whose: Whose) -> Mask:
         """Of which decided traversals all conditions hold but the filter."""
-        if self.netns and netns not in self.netns:
+        if self.netns and not self._is_of(*whose):
             return np.zeros(window.decided, np.bool_)
         chosen = self._by_way(window) & self._by_time(window)
         if self.number is not None:
             chosen &= np.arange(window.number, window.number + window.decided) == self.number
         events, times = window.events, window.moment_ns
-        if self.interfaces and chosen.any():
+        named = self.interfaces or dict(self.recorded).get(window.stream.namespace)
+        if named and chosen.any():
             chosen &= _any_event(
                 window,
                 lambda rows: (
-                    interfaces.named(self.interfaces, events.indev[rows], times[rows])
-                    | interfaces.named(self.interfaces, events.outdev[rows], times[rows])
+                    interfaces.named(named, events.indev[rows], times[rows])
+                    | interfaces.named(named, events.outdev[rows], times[rows])
                 ),
             )
         if self.mark is not None and chosen.any():
             value, mask = map(np.uint32, self.mark)
             chosen &= _any_event(window, lambda rows: (events.mark[rows] & mask) == value)
         return chosen
+
+    def _is_of(self, host: str | None, netns: str | None) -> bool:
+        """Whether a namespace is asked for: by its name, its host's, or HOST/NAME."""
+        names = {netns, host, f"{host}/{netns}"} if host is not None else {netns}
+        return bool(self.netns & names)
 
     def _matches(self, window: Window) -> Mask:
         """Which decided traversals the filter matches."""

@@ -19,6 +19,7 @@ from iptrec.decode.packet import protocol_name
 from iptrec.names import AF_INET, AF_INET6, HOOKS, NFT_FAMILIES, OF_NFT
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.outcome import after
+from iptrec.recording.hosts import of_namespace
 from iptrec.recording.rows import lost_events
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
@@ -199,7 +200,9 @@ def summarize(reader: Recording, selection: Selection | None = None) -> Summary:
     summary.asked = _questions(reader)
     summary.untold = untold.count
     summary.discards = {
-        one.id: rises for one in reader.namespaces if (rises := Counts(reader, one.id).rose())
+        one.id: rises
+        for one in reader.namespaces
+        if (rises := Counts(of_namespace(reader, one.id), one.id).rose())
     }
     traffic.tell(summary)
     return summary
@@ -225,7 +228,7 @@ def _left_after(outcome: Outcome, book: Book) -> str | None:
 
 def _questions(recording: Recording) -> Questions:
     """Of all namespaces."""
-    found = [Asked(recording, one.id) for one in recording.namespaces]
+    found = [Asked(of_namespace(recording, one.id), one.id) for one in recording.namespaces]
     return Questions(
         sum(one.questions for one in found),
         sum(one.unasked for one in found),
@@ -310,7 +313,8 @@ class _Traffic:
     ) -> None:
         namespace = window.stream.namespace
         if namespace not in self._names:
-            self._names[namespace] = Interfaces(self._recording, namespace)
+            own = of_namespace(self._recording, namespace)
+            self._names[namespace] = Interfaces(own, namespace)
         names = self._names[namespace]
         pairs = indev.astype(np.uint64) << np.uint64(32) | outdev
         distinct, where, counts = np.unique(pairs, return_index=True, return_counts=True)

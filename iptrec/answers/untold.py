@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.context import trace_rules
+from iptrec.recording.hosts import parts
 from iptrec.recording.rows import lost_events
 from iptrec.rulesets.backends import BACKENDS
 
@@ -26,22 +27,29 @@ class Untold:
     """Counts them, window by window, where all that was counted should be there."""
 
     def __init__(self, recording: Recording) -> None:
-        self._left = _counted(recording)
+        self._left = {
+            namespace.id: _counted(one)
+            for one in parts(recording)
+            for namespace in one.namespaces[:1]
+        }
 
     @property
     def count(self) -> int:
         """How many at least; 0 where that cannot be told."""
-        return max(0, self._left)
+        return sum(max(0, one) for one in self._left.values())
 
     def add(self, window: Window) -> None:
         """Leave out those of which there are events of our rules."""
-        if not self._left:
+        namespace = window.stream.namespace
+        if not self._left.get(namespace):
             return
         ours = [
             one.ours and one.rule is not None and not one.apart for one in window.resolver.places
         ]
         place = window.resolved.place[window.rows()]
-        self._left -= int(np.count_nonzero(np.array([*ours, False])[place]))  # -1: of no place
+        self._left[namespace] -= int(
+            np.count_nonzero(np.array([*ours, False])[place])
+        )  # -1: of no place
 
 
 def _counted(recording: Recording) -> int:

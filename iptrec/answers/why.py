@@ -26,6 +26,7 @@ from iptrec.decode.snapshots import minutes_west
 from iptrec.matching import judge
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts, Judgement, Timezone
+from iptrec.recording.hosts import of_namespace
 from iptrec.rulesets.backends import is_single
 from iptrec.rulesets.changes import Changes
 from iptrec.rulesets.grammar import AROUND
@@ -121,7 +122,8 @@ class Explainer:
         """One of a batch's packets."""
         window, stream = batch.window, batch.window.stream
         if stream.id not in self._known:
-            self._known[stream.id] = Known(self._recording, stream.namespace, batch.interfaces)
+            own = of_namespace(self._recording, stream.namespace)
+            self._known[stream.id] = Known(own, stream.namespace, batch.interfaces)
         packet = batch.traversal(position)
         steps = _steps(self._known[stream.id], packet, window, position)
         return Explanation(packet, steps, _origin(packet, window, position))

@@ -128,7 +128,16 @@ def _not_recorded(recording: Recording, kind: str) -> str:
 
 
 def _namespaces(recording: Recording, asked: list[str]) -> Iterator[str]:
+    from iptrec.recording.hosts import hosts
+
     there = {one.name for one in recording.namespaces if one.name is not None}
+    there |= {one.name for one in hosts(recording.rows)}
+    there |= {
+        f"{one.name}/{each.name}"
+        for one in hosts(recording.rows)
+        for each in one.recording.namespaces
+        if each.name is not None
+    }
     for one in asked:
         if one not in there:
             yield f"{one} was not recorded" + (f", but {some(there)}" if there else "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.several import HELP, split
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError, strerror
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ _MOST: Final = 1_000  # expectations
 
 
 def check(
-    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)],
     expectations: Annotated[
-        str, typer.Argument(metavar="EXPECTATIONS.toml", help="What must be true of it.")
+        list[str], typer.Argument(metavar="EXPECTATIONS.toml", help="What must be true of it.")
     ],
     junit: Annotated[
         str,
@@ -82,15 +83,21 @@ def check(
     from iptrec.views.timestamps import Clock
 
     colour = colours(color, output)
-    with recordings.opened(recording) as source, opened(output, recording) as stream:
-        wanted, begun = _read(source, expectations), time.perf_counter()
+    *more, path = expectations
+    files, rest = split(recording, more)
+    if rest:
+        raise UsageError(
+            f"{rest[0]} is not an iptrec recording; one file of expectations comes last"
+        )
+    with recordings.opened(*files, merged=True) as source, opened(output, files) as stream:
+        wanted, begun = _read(source, path), time.perf_counter()
         results = judge(source.rows, wanted)
         seconds = time.perf_counter() - begun
         for one in results:
             line = as_json(one) if json else as_text(one, Clock(utc=utc), colour=colour)
             stream.write(line + "\n")
     if junit:
-        with opened(junit, recording) as stream:
+        with opened(junit, files) as stream:
             stream.write(as_junit(results, recording, seconds))
     return EXIT_NO if any(one.failure for one in results) else EXIT_DONE
 

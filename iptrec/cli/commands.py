@@ -30,6 +30,7 @@ SUMMARIES: Final = {
     "diff": "Compare rulesets, the fate of packets, or two packets.",
     "check": "Check a recording against expectations.",
     "info": "Tell what is in a recording, and how complete it is.",
+    "merge": "Make one file of several recordings.",
     "query": "Ask a recording in SQL.",
     "lake": "Ask many recordings of many hosts at once.",
     "import": "Make a recording of a capture of tcpdump.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -12,6 +12,7 @@ import typer
 from iptrec.cli import selection as which
 from iptrec.cli.help_ import Command, unless_commanded
 from iptrec.cli.output import Jobs, Mode
+from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.packets import Packets
     from iptrec.api import Recording
+    from iptrec.recording import rows as recorded
     from iptrec.views.filed import Filed
     from iptrec.views.pcapng import Content
 
@@ -34,7 +36,7 @@ app = typer.Typer(
     help="Write packets for Wireshark, SQL or data frames.",
 )
 
-Trace = Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")]
+Trace = Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)]
 Output = Annotated[
     str, typer.Option("--output", "-o", metavar="OUT", help="The file to be made; - is stdout.")
 ]
@@ -80,14 +82,15 @@ def ndjson(
 
     events = published.schema(schema)
     with _chosen(recording, chosen, index=True, jobs=jobs, quiet=quiet) as asked:
-        facts = asked.recording.facts
-        with exported(output, recording, force=force, mode=mode) as stream:
-            for batch in asked.packets.batches():
-                stream.writelines(
-                    json_lines.lines(batch)
-                    if events is None
-                    else event_lines.lines(events, batch, facts, name(facts))
-                )
+        with exported(output, [recording, *chosen.more], force=force, mode=mode) as stream:
+            if events is None:
+                for batch in asked.packets.batches():
+                    stream.writelines(json_lines.lines(batch))
+            else:
+                for _, one, packets in asked.each():
+                    for batch in packets.batches():
+                        found = event_lines.lines(events, batch, one.facts, name(one.facts))
+                        stream.writelines(found)
         return asked.ending(asked.packets.count)
 
 
@@ -140,7 +143,7 @@ def pcapng(
     # Among the events may be some that belong to no packet, anywhere.
     with _chosen(recording, chosen, index=not events, jobs=jobs, quiet=quiet) as asked:
         rows = asked.recording.rows
-        with exported(output, recording, force=force, mode=mode) as stream:
+        with exported(output, [recording, *chosen.more], force=force, mode=mode) as stream:
             capture = Capture(rows.facts, link, {one.kind for one in rows.streams})
             what: Content = "stages" if stages else "events" if events else "packets"
             for blocks in section(capture, rows, asked.packets, what):
@@ -187,13 +190,16 @@ def sqlite(
     from iptrec.views.sqlite import database, fill
 
     with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:
-        with built(output, recording, force=force, mode=mode) as made, database(made) as tables:
+        with (
+            built(output, [recording, *chosen.more], force=force, mode=mode) as made,
+            database(made) as tables,
+        ):
             fill(tables, asked.rows())
         return asked.ending(asked.packets.count)
 
 
 @app.command(cls=Command)
-@which.selection()
+@which.selection(several=False)
 def parquet(
     recording: Annotated[
         str, typer.Argument(metavar="TRACE.db|LAKE/", help="The recording, or a lake's directory.")
@@ -248,12 +254,13 @@ def parquet(
         )
     if output == "-":
         raise UsageError("--output -: export parquet makes a directory; name one")
+    recording, chosen = which.with_more(recording, chosen)
     with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:
-        with (
-            directory(output, recording, force=force, mode=mode) as made,
-            Files(made, asked.recording.facts) as files,
-        ):
-            files.fill(asked.rows())
+        every = [recording, *chosen.more]
+        with directory(output, every, force=force, mode=mode) as made:
+            for host, one, packets in asked.each():
+                with Files(made, replace(one.facts, host=host)) as files:
+                    files.fill(_rows(one, packets))
         return asked.ending(asked.packets.count)
 
 
@@ -269,10 +276,23 @@ class _Chosen:
 
     def rows(self) -> Iterator[tuple[str, Filed]]:
         """All tables' rows."""
-        from iptrec.views.table_rows import rows
-        from iptrec.views.tables import TABLES
+        return _rows(self.recording.rows, self.packets)
 
-        return rows(self.recording.rows, self.packets, {table.name for table in TABLES})
+    def each(self) -> Iterator[tuple[str, recorded.Recording, Packets]]:
+        """Each recording alone, with the name that its host has here, and its packets, numbered by itself."""
+        from iptrec.answers.packets import Packets
+        from iptrec.recording.hosts import Alone, hosts
+
+        several = hosts(self.recording.rows)
+        if not several:
+            yield self.recording.facts.host, self.recording.rows, self.packets
+        if len({one.recording.facts.uuid for one in several}) < len(several):
+            raise UsageError("two of the files are copies of one recording; leave one out")
+        for one in several:
+            found = Packets(Alone(one), self.packets.selection)
+            yield one.name, Alone(one), found
+            self.packets.count += found.count
+            self.packets.unjudged += found.unjudged
 
     def ending(self, written: int) -> int:
         """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
@@ -286,13 +306,23 @@ class _Chosen:
         return EXIT_NO if none else EXIT_DONE
 
 
+def _rows(recording: recorded.Recording, packets: Packets) -> Iterator[tuple[str, Filed]]:
+    """All tables' rows."""
+    from iptrec.views.table_rows import rows
+    from iptrec.views.tables import TABLES
+
+    return rows(recording, packets, {table.name for table in TABLES})
+
+
 @contextlib.contextmanager
 def _chosen(
     path: str, chosen: which.Chosen, *, index: bool = False, jobs: int, quiet: bool
 ) -> Iterator[_Chosen]:
     from iptrec.cli import recordings
 
-    with recordings.opened(path, index=index, bar=not quiet, jobs=jobs) as recording:
+    with recordings.opened(
+        path, *chosen.more, index=index, bar=not quiet, jobs=jobs, merged=True
+    ) as recording:
         conditions = chosen.of(recording)
         packets = recording.packets(chosen.filter, **conditions).columns()
         yield _Chosen(recording, packets, chosen, not (chosen.filter or conditions), quiet)

@@ -35,6 +35,7 @@ Mode = Annotated[
     ),
 ]
 
+Files = str | list[str]  # one recording, or several
 Jobs = Annotated[
     int,
     typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes that read a long recording."),
@@ -42,7 +43,9 @@ Jobs = Annotated[
 
 
 @contextlib.contextmanager
-def opened(output: str, recording: str, mode: str = "", *, grows: bool = False) -> Iterator[TextIO]:
+def opened(
+    output: str, recording: Files, mode: str = "", *, grows: bool = False
+) -> Iterator[TextIO]:
     """The file, or stdout for "-"; never the recording itself, which is evidence.
 
     What was there is replaced when the file is whole. One that ``grows`` replaces it at once, to be read.
@@ -61,7 +64,7 @@ def opened(output: str, recording: str, mode: str = "", *, grows: bool = False) 
 
 @contextlib.contextmanager
 def exported(
-    output: str, recording: str, *, force: bool, mode: str = "", grows: bool = False
+    output: str, recording: Files, *, force: bool, mode: str = "", grows: bool = False
 ) -> Iterator[BinaryIO]:
     """A stream of bytes to a file, which is there whole or not at all; or to stdout for "-"."""
     from iptrec.files import Draft
@@ -88,7 +91,7 @@ def exported(
 
 
 @contextlib.contextmanager
-def built(output: str, recording: str, *, force: bool, mode: str = "") -> Iterator[Draft]:
+def built(output: str, recording: Files, *, force: bool, mode: str = "") -> Iterator[Draft]:
     """As `exported`, for a file that SQLite makes."""
     from iptrec.files import Draft
     from iptrec.recording import private
@@ -116,7 +119,7 @@ def built(output: str, recording: str, *, force: bool, mode: str = "") -> Iterat
 
 @contextlib.contextmanager
 def directory(
-    output: str, recording: str, *, force: bool, mode: str = ""
+    output: str, recording: Files, *, force: bool, mode: str = ""
 ) -> Iterator[DraftDirectory]:
     """A directory of files, which is there whole or not at all; it replaces only one of an export."""
     from iptrec.files import DraftDirectory
@@ -138,7 +141,7 @@ def publish(draft: Draft | DraftDirectory, *, replace: bool) -> None:
 
 @contextlib.contextmanager
 def _writing(
-    target: Path, recording: str, *, force: bool, directory: bool = False
+    target: Path, recording: Files, *, force: bool, directory: bool = False
 ) -> Iterator[BinaryIO | None]:
     """A device or a pipe, which is written to; None for what is to be made.
 
@@ -160,15 +163,16 @@ def _writing(
         raise RecordingError(f"cannot write {target}: {strerror(error)}") from None
 
 
-def _check_target(target: Path, recording: str, *, force: bool, directory: bool) -> None:
+def _check_target(target: Path, recording: Files, *, force: bool, directory: bool) -> None:
     if os.path.lexists(target) and not force:
         raise UsageError(f"{target} exists; use --force or another --output")
     if target.is_symlink():
         raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
     if not target.exists():
         return
-    if recording != "-" and target.samefile(recording):
-        raise UsageError(f"--output {target} is the recording itself; choose another file")
+    for one in [recording] if isinstance(recording, str) else recording:
+        if one != "-" and target.samefile(one):
+            raise UsageError(f"--output {target} is the recording itself; choose another file")
     if target.is_dir() != directory:
         what = "not a directory" if directory else "a directory"
         raise UsageError(f"{target} is {what}; choose another --output")

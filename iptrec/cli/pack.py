@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from iptrec.pack.archive import Archive, Part
     from iptrec.pack.chosen import Choice
     from iptrec.recording import rows
+    from iptrec.recording.reader import Reader
+    from iptrec.recording.several import Several
     from iptrec.redact.recorded import Redacted
 
 RECORDING: Final = "recording.db"
@@ -35,7 +37,7 @@ _LONG: Final = 2 << 20  # bytes in the file
 _LIMIT: Final = 25 << 20  # bytes that GitHub takes of a file; GitLab's and Jira's defaults are more
 
 
-@which.selection()
+@which.selection(several=False)
 def pack(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
     chosen: which.Chosen,
@@ -94,7 +96,7 @@ def pack(
     output = output or _named(recording)
     keeps = kept_words(keep)
     with (
-        recordings.opened(recording, bar=not quiet) as source,
+        recordings.opened(recording, bar=not quiet, merged=True) as source,
         exported(output, recording, force=force, mode=mode) as stream,
     ):
         rows, choice = _chosen(source, chosen)
@@ -108,7 +110,7 @@ def pack(
 
             made = redacted(rows, secret, keeps)
         level = _BEST if _share(choice) * source.size < _LONG else _FAST
-        with _rewritten(rows, made, level) as draft:
+        with _rewritten(source.reader, rows, made, level) as draft:
             name = Path(recording).name if made is None and recording != "-" else RECORDING
             with Archive(stream) as archive:
                 told = _fill(archive, draft, name, utc=chosen.utc or redact)
@@ -132,10 +134,13 @@ def _chosen(source: Recording, chosen: which.Chosen) -> tuple[rows.Recording, Ch
     """The recording with the packets that are selected; None: with all."""
     from iptrec.pack.chosen import choice
     from iptrec.pack.picked import picked
+    from iptrec.recording.hosts import hosts
 
     conditions = chosen.of(source)
     if not (chosen.filter or conditions):
         return source.rows, None
+    if hosts(source.rows):
+        raise UsageError("a merged recording is packed whole; leave the selection out")
     found = choice(source.rows, source.packets(chosen.filter, **conditions).columns())
     return picked(source.rows, found), found
 
@@ -148,16 +153,22 @@ def _share(choice: Choice | None) -> float:
 
 
 @contextlib.contextmanager
-def _rewritten(found: rows.Recording, made: Redacted | None, level: int) -> Iterator[Draft]:
-    """The recording that is packed, in a file that is gone afterwards."""
+def _rewritten(
+    whole: Reader | Several, found: rows.Recording, made: Redacted | None, level: int
+) -> Iterator[Draft]:
+    """The recording that is packed, in a file that is gone afterwards; ``whole``: what it was chosen of."""
     from iptrec.cli.redact import write
     from iptrec.files import Draft
     from iptrec.recording import private
+    from iptrec.recording.hosts import hosts
     from iptrec.recording.rewrite import Rewrite
+    from iptrec.recording.several import Several
 
     with private.directory() as place, Draft(place / RECORDING, named=True) as draft:
-        with Rewrite(draft, level) as rewrite:
-            if made is None:
+        with Rewrite(draft, level, merged=bool(hosts(found))) as rewrite:
+            if made is None and isinstance(whole, Several):
+                rewrite.merge(whole)
+            elif made is None:
                 rewrite.copy(found)
             else:
                 write(made, rewrite)
@@ -169,6 +180,7 @@ def _fill(archive: Archive, draft: Draft, name: str, *, utc: bool) -> dict[str, 
     from iptrec.api import Recording
     from iptrec.cli.report import answers_of
     from iptrec.recording.reader import Reader
+    from iptrec.recording.several import together
     from iptrec.views import why_page
     from iptrec.views.report import page
     from iptrec.views.text import Layout
@@ -176,7 +188,7 @@ def _fill(archive: Archive, draft: Draft, name: str, *, utc: bool) -> dict[str, 
 
     layout = Layout(colour=False, clock=Clock(utc=utc))
     with Reader(draft.path) as reader:
-        recording = Recording(reader)
+        recording = Recording(together([reader]))
         answers = answers_of(recording, name, which.Chosen(utc=utc))
         summary = answers.summary
         report = page(answers)

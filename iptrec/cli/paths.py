@@ -8,12 +8,13 @@ import typer
 
 from iptrec.cli import selection as which
 from iptrec.cli.output import Jobs
+from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 
 @which.selection(without=("packet", "path"))
 def paths(
-    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)],
     chosen: which.Chosen,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
@@ -58,8 +59,8 @@ def paths(
         raise UsageError(f"--sort {order!r}: must be one of {', '.join(ORDERS)}")
     clock, columns = Clock(utc=chosen.utc), width(output)
     with (
-        recordings.opened(recording, index=True, jobs=jobs) as source,
-        opened(output, recording) as stream,
+        recordings.opened(recording, *chosen.more, index=True, jobs=jobs, merged=True) as source,
+        opened(output, [recording, *chosen.more]) as stream,
     ):
         found = source.paths(chosen.filter, **chosen.of(source))
         for one in sorted(found, key=ORDERS[order]):

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from rich.progress import Progress
+
     from iptrec.recording.reader import Reader
     from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Recording, Snapshot, Stream
+    from iptrec.recording.several import Several
 
 _PATIENCE_S: Final = 1.0
 
 
 @contextlib.contextmanager
-def watched(reader: Reader, title: str, *, quiet: bool = False) -> Iterator[Recording]:
+def watched(reader: Reader | Several, title: str, *, quiet: bool = False) -> Iterator[Recording]:
     """The recording, with a bar on stderr that moves as its chunks are read; no bar in a pipe."""
     if quiet or not sys.stderr.isatty():
         yield reader
@@ -25,15 +28,29 @@ def watched(reader: Reader, title: str, *, quiet: bool = False) -> Iterator[Reco
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
+    from iptrec.recording.several import Several
+
     bar = Progress(
         "{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
         console=Console(stderr=True), transient=True,
     )  # fmt: skip
     bar.add_task(title, total=reader.datagrams)
     try:
-        yield _Watched(reader, bar)
+        yield _heard(reader, bar) if isinstance(reader, Several) else _Watched(reader, bar)
     finally:
         bar.stop()
+
+
+def _heard(several: Several, bar: Progress) -> Several:
+    begun = time.monotonic()
+
+    def heard(chunk: Chunk) -> None:
+        bar.advance(bar.task_ids[0], len(chunk.lengths))
+        if time.monotonic() > begun + _PATIENCE_S:
+            bar.start()
+
+    several.hear(heard)
+    return several
 
 
 class _Watched:

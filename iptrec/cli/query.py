@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from iptrec.cli.output import Mode
+from iptrec.cli.several import HELP, split
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ TWO_FORMS: Final = "--csv and --json are two different outputs; ask for one"
 
 
 def query(
-    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")] = "",
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)] = "",
     sql: Annotated[
-        str, typer.Argument(metavar="SQL", help="One SELECT, in SQLite's language.")
-    ] = "",
+        list[str] | None,
+        typer.Argument(metavar="SQL", help="One SELECT, in SQLite's language."),
+    ] = None,
     tables: Annotated[
         bool, typer.Option("--tables", help="What tables, columns and views there are.")
     ] = False,
@@ -73,14 +75,18 @@ def query(
         views = "".join(f"\n{name}: {about}" for name, (about, _) in VIEWS.items())
         print(f"{described()}# Views\n{views}")
         return EXIT_DONE
-    if not (recording and sql):
+    *more, asked = sql or [""]
+    if not (recording and asked):
         raise UsageError('query takes a recording and a query: iptrec query trace.db "SELECT ..."')
     if as_csv and json:
         raise UsageError(TWO_FORMS)
     limit_s = seconds(timeout, "--timeout") if timeout else None
-    with recordings.opened(recording, bar=not quiet) as source:
-        found = source.query(sql, timeout_s=limit_s, heap_limit=_MOST_MEMORY)
-    with opened(output, recording, mode) as stream:
+    files, rest = split(recording, more)
+    if rest:
+        raise UsageError(f"{rest[0]} is not an iptrec recording; put the query in quotes")
+    with recordings.opened(*files, bar=not quiet, merged=True) as source:
+        found = source.query(asked, timeout_s=limit_s, heap_limit=_MOST_MEMORY)
+    with opened(output, files, mode) as stream:
         first = list(itertools.islice(found, 1))
         write = write_csv if as_csv else write_json if json else write_table
         write(stream, found.columns, itertools.chain(first, found))

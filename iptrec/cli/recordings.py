@@ -17,31 +17,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iptrec.api import Recording
+    from iptrec.recording.rows import Recording as Rows
+    from iptrec.recording.several import Several
 
 
 @contextlib.contextmanager
 def opened(
     path: str,
-    *,
+    *more: str,
     held: int | None = None,
     index: bool = False,
     bar: bool = False,
     jobs: int = 1,
     title: str = "packets",
+    merged: bool = False,
 ) -> Iterator[Recording]:
-    """The recording; "-" is stdin.
+    """The recording, or several read as one (`recording.several`); "-" is stdin.
 
     ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
     on where that will do, see `index`. ``bar``: on stderr, while it is read, under this ``title``. ``jobs``: so
-    many processes read it, without a bar and an index.
+    many processes read it, without a bar and an index. ``merged``: it may be a file of several recordings.
     """
     from iptrec.api import Recording
     from iptrec.cli.index import remembered
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
+    from iptrec.recording.several import Several
 
     path = named(path)
-    with _told_by_recorder(), Reader(path, held) as reader, contextlib.ExitStack() as stack:
+    with _told_by_recorder(), contextlib.ExitStack() as stack:
+        first = stack.enter_context(Reader(path, held))
+        if more or (merged and first.merged):
+            others = [stack.enter_context(Reader(named(one))) for one in more]
+            several = Several([first, *others])
+            _tell_copies(several)
+            rows = stack.enter_context(watched(several, title)) if bar else several
+            yield Recording(several, rows)
+            return
+        reader = first
+        if reader.merged:
+            reader.facts  # noqa: B018 - says that it cannot be read as one
         if jobs > 1 and _can_be_opened_again(path) and reader.facts.closed:
             from iptrec.packets.several import windows
 
@@ -53,6 +68,25 @@ def opened(
         index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)
+
+
+def several_of(recording: Recording) -> Several:
+    """The several that are open as one."""
+    from iptrec.recording.several import Several
+
+    assert isinstance(recording.reader, Several)  # noqa: S101 - the caller opened several
+    return recording.reader
+
+
+def _tell_copies(several: Several) -> None:
+    from iptrec.views.escape import printable
+
+    for one, other in several.copies:
+        print(
+            f"iptrec: {printable(one)} and {printable(other)} are copies of one recording: packets that both"
+            " have are there twice",
+            file=sys.stderr,
+        )
 
 
 def _can_be_opened_again(path: str) -> bool:
@@ -80,22 +114,35 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
     ``unjudged``: of how many packets the filter does not know. ``trace``: for `iptrec trace`, which says by
     itself why there is none.
     """
-    from iptrec.recording.kinds import no_room
-    from iptrec.recording.rows import lost_beside, lost_events
-    from iptrec.views.losses import NOT_CLOSED, how_many, not_packed
+    from iptrec.recording.hosts import hosts
 
     found = []
     if unjudged:
         packets = counted(unjudged, "packet")
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
-    if not trace and _is_empty(recording):
+    if several := hosts(recording.rows):
+        of = ((one.file, _lacks(one.recording, one.running, trace=trace)) for one in several)
+        return found + [f"{file}: {lack}" for file, some in of for lack in some]
+    running = None if recording.facts.closed else recording.running
+    return found + _lacks(recording.rows, running, trace=trace)
+
+
+def _lacks(rows: Rows, running: bool | None, *, trace: bool) -> list[str]:
+    """What one recording has not; ``running``: where it is not closed."""
+    from iptrec.answers.traced import traced
+    from iptrec.recording.kinds import no_room
+    from iptrec.recording.rows import lost_beside, lost_events
+    from iptrec.views.losses import NOT_CLOSED, how_many, not_packed
+
+    found = []
+    if not trace and not traced(rows):
         found.append("no packet was recorded; see iptrec info")
-    if lost := how_many(lost_events(recording.rows)):
+    if lost := how_many(lost_events(rows)):
         found.append(f"{lost}; see iptrec info")
-    found += [f"left out {text}" for text in not_packed(recording.rows)]
-    found += dict.fromkeys(no_room(stream.kind) for stream, _ in lost_beside(recording.rows))
-    if not recording.facts.closed:
-        found.append(NOT_CLOSED[recording.running])
+    found += [f"left out {text}" for text in not_packed(rows)]
+    found += dict.fromkeys(no_room(stream.kind) for stream, _ in lost_beside(rows))
+    if not rows.facts.closed:
+        found.append(NOT_CLOSED[running])
     return found
 
 
@@ -114,9 +161,3 @@ def tell(command: str, remarks: Sequence[str]) -> None:
     """What is to be said beside an answer, on stderr; empty ones are left out."""
     if said := "; ".join(filter(None, remarks)):
         print(f"iptrec {command}: {said}", file=sys.stderr)
-
-
-def _is_empty(recording: Recording) -> bool:
-    from iptrec.answers.traced import traced
-
-    return not traced(recording.rows)

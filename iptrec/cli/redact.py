@@ -84,17 +84,18 @@ def redact(
     """
     from iptrec.cli import gzipped, recordings
     from iptrec.cli.output import built
+    from iptrec.recording.hosts import hosts
     from iptrec.recording.rewrite import Rewrite
     from iptrec.redact.recorded import redacted
 
     gzipped.require_plain(Path(output), "redact")
     keeps, checked = kept_words(keep), ""
     remarks: list[str] = []
-    with recordings.opened(recording) as source:
+    with recordings.opened(recording, merged=True) as source:
         secret = key_of(key)
         made = redacted(source.rows, secret, keeps)
         with built(output, recording, force=force, mode=mode) as draft:
-            with Rewrite(draft) as rewrite:
+            with Rewrite(draft, merged=bool(hosts(source.rows))) as rewrite:
                 write(made, rewrite)
             remarks += taken_out(made)
             if check:
@@ -157,9 +158,10 @@ def _made(path: Path) -> bytes:
 
 def write(made: Redacted, rewrite: Rewrite) -> None:
     """All rows of a redacted recording."""
-    rewrite.facts(made.facts)
-    for namespace in made.namespaces():
-        rewrite.namespace(namespace)
+    for number, (file, facts) in enumerate(made.facts(), 1):
+        rewrite.facts(facts, number, file)
+    for namespace, number in made.namespaces():
+        rewrite.namespace(namespace, number)
     for stream in made.streams():
         rewrite.stream(stream)
     for snapshot in made.snapshots():
@@ -176,11 +178,12 @@ def _check(source: Recording, path: Path, made: Redacted) -> str | None:
     from iptrec.api import Recording
     from iptrec.cli.redact_check import check
     from iptrec.recording.reader import Reader
+    from iptrec.recording.several import together
     from iptrec.redact.compare import Comparison
     from iptrec.views.escape import printable
 
     with Reader(path) as reader:
-        found = check(source, Recording(reader), Comparison(made.maps), _SHOWN)
+        found = check(source, Recording(together([reader])), Comparison(made.maps), _SHOWN)
     if not found.differs:
         return found.in_words
     for one in found.first:

@@ -9,6 +9,7 @@ import typer
 
 from iptrec.cli import selection as which
 from iptrec.cli.output import Mode
+from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @which.selection(without=("packet", "path"))
 def report(
-    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)],
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FILE", help="The page to be made; - is stdout."),
@@ -48,9 +49,10 @@ def report(
     from iptrec.cli.output import exported
     from iptrec.views.report import page
 
-    with recordings.opened(recording, bar=not quiet) as source:
-        with exported(output, recording, force=force, mode=mode) as stream:
-            name = "stdin" if recording == "-" else Path(recording).name
+    with recordings.opened(recording, *chosen.more, bar=not quiet, merged=True) as source:
+        with exported(output, [recording, *chosen.more], force=force, mode=mode) as stream:
+            every = [recording, *chosen.more]
+            name = ", ".join("stdin" if one == "-" else Path(one).name for one in every)
             answers = answers_of(source, name, chosen)
             stream.write(page(answers).encode())
         none = "" if answers.packets.count or not answers.selected else nothing(source, chosen)
@@ -64,19 +66,26 @@ def answers_of(source: Recording, name: str, chosen: which.Chosen) -> Answers:
     from iptrec.answers.diff_objects import compare_all
     from iptrec.answers.hits import packets_that_hit
     from iptrec.answers.nothing import nothing
-    from iptrec.cli.operands import FIRST_NS, at
+    from iptrec.cli.info import told_of
+    from iptrec.cli.operands import FIRST_NS, Operand, at
+    from iptrec.recording.hosts import hosts
     from iptrec.views.report import Answers
     from iptrec.views.timestamps import Clock
 
     conditions = chosen.of(source)
-    before, after = at(source, FIRST_NS), at(source, None)
-    differences = compare_all(before, after)
+    packets = source.packets(chosen.filter, **conditions).columns()
+    several = hosts(source.rows)
+    # Changes of the rules are told of one host.
+    before, after = (
+        (Operand({}), Operand({})) if several else (at(source, FIRST_NS), at(source, None))
+    )
+    differences = compare_all(before, after) if not several else []
     return Answers(
         name=name,
         recording=source.rows,
         summary=source.summary(chosen.filter, **conditions),
         rules=source.rules(chosen.filter, **conditions),
-        packets=source.packets(chosen.filter, **conditions).columns(),
+        packets=packets,
         before=before.rulesets,
         after=after.rulesets,
         differences=differences,
@@ -86,4 +95,5 @@ def answers_of(source: Recording, name: str, chosen: which.Chosen) -> Answers:
         running=source.running,
         size=source.size,
         clock=Clock(utc=chosen.utc),
+        hosts=told_of(source.rows, packets.selection) if several else (),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @which.selection(without=("chain", "rule", "packet", "path"))
 def rules(
-    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)],
     table: Annotated[
         str,
         typer.Option(
@@ -68,7 +69,11 @@ def rules(
     from iptrec.views.timestamps import Clock
 
     clock = Clock(utc=chosen.utc)
-    with recordings.opened(recording) as source, opened(output, recording) as stream:
+    files = [recording, *chosen.more]
+    with (
+        recordings.opened(*files, merged=True) as source,
+        opened(output, files) as stream,
+    ):
         conditions = chosen.of(source)
         wanted = places(source.rows, which.chains(chains))
         named = {one: tables(source.rows, one) for one in which.listed(table)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_type_hints
 
 import typer
@@ -127,7 +127,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
                 callback=given,
                 rich_help_panel=GROUP,
                 metavar="NAME,...",
-                help="Packets of these namespaces.",
+                help="Packets of these namespaces; of several recordings also HOST or HOST/NAMESPACE.",
             ),
         ],
         "",
@@ -246,7 +246,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What was typed of a selection."""
+    """What was typed of a selection; ``more``: the recordings after the first one."""
 
     words: list[str] | None = None
     chain: str = ""
@@ -265,6 +265,7 @@ class Chosen:
     packet: int | None = None
     path: int | None = None
     utc: bool = False
+    more: tuple[str, ...] = ()
 
     @property
     def filter(self) -> str | None:
@@ -316,24 +317,25 @@ def selection(
     *,
     without: Collection[str] = (),
     first: Iterable[str] = (),
+    several: bool = True,
     **instead: Any,  # noqa: ANN401 - a type, as typer takes it
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Give a command the options in the place of its parameter ``chosen``.
 
-    ``without``: but these. ``first``: those that come first in its --help. ``instead``: another type, with
-    another help, of an option.
+    ``without``: but these. ``first``: those that come first in its --help. ``several``: words after the first
+    recording may be further ones. ``instead``: another type, with another help, of an option.
     """
     names = [name for name in dict.fromkeys([*first, *_OPTIONS]) if name not in without]
     options = {name: (instead.get(name, _OPTIONS[name][0]), _OPTIONS[name][1]) for name in names}
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
-        return _with_options(command, options)
+        return _with_options(command, options, several=several)
 
     return decorate
 
 
 def _with_options(
-    command: Callable[..., int], options: dict[str, tuple[Any, Any]]
+    command: Callable[..., int], options: dict[str, tuple[Any, Any]], *, several: bool
 ) -> Callable[..., int]:
     types = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -349,11 +351,21 @@ def _with_options(
     @functools.wraps(command)
     def run(**values: Any) -> int:  # noqa: ANN401 - what typer found
         typed = Chosen(**{name: values.pop(name) for name in options})
+        if several:
+            values["recording"], typed = with_more(values["recording"], typed)
         return command(**values, chosen=typed)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+def with_more(recording: str, typed: Chosen) -> tuple[str, Chosen]:
+    """The first recording; what was typed, with the others apart from the filter."""
+    from iptrec.cli.several import split
+
+    (first, *more), words = split(recording, typed.words or [])
+    return first, replace(typed, words=words or None, more=tuple(more))
 
 
 def chains(text: str) -> Iterator[tuple[str, str]]:

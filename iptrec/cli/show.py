@@ -15,6 +15,7 @@ from iptrec.cli import layout as printing
 from iptrec.cli import selection as which
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.cli.output import Mode
+from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 from iptrec.names import counted
 
@@ -77,7 +78,7 @@ Chains = Annotated[
 
 @which.selection(chain=Chains)
 def show(
-    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)],
     chosen: which.Chosen = which.NOTHING_TYPED,
     phys: Phys = False,
     ct: Ct = False,
@@ -152,8 +153,14 @@ def show(
     shown: int | None = None  # where the pager was quit
     verdicts: Counter[str] = Counter()
     _look_as_nobody(held)
-    with recordings.opened(recording, held=held, index=not follow) as source:
-        with _stream(output, recording, mode, grows=follow, paged=terminal and pager) as stream:
+    if follow and chosen.more:
+        raise UsageError("--follow waits for more of one recording; give one")
+    with recordings.opened(
+        recording, *chosen.more, held=held, index=not follow, merged=True
+    ) as source:
+        with _stream(
+            output, [recording, *chosen.more], mode, grows=follow, paged=terminal and pager
+        ) as stream:
             conditions = chosen.of(source)
             everything = not (chosen.filter or conditions)
             packets = source.packets(chosen.filter, **conditions)
@@ -220,7 +227,7 @@ def _check(
 
 @contextlib.contextmanager
 def _stream(
-    output: str, recording: str, mode: str, *, grows: bool, paged: bool
+    output: str, recording: list[str], mode: str, *, grows: bool, paged: bool
 ) -> Iterator[TextIO]:
     """Where the packets go."""
     from iptrec.cli import output as files

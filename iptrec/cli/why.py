@@ -9,6 +9,7 @@ import typer
 
 from iptrec.cli import selection as which
 from iptrec.cli.output import GROUP as OUTPUT
+from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @which.selection(first=("packet", "path"))
 def why(
-    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help=HELP)],
     chosen: which.Chosen,
     every: Annotated[
         bool,
@@ -93,7 +94,11 @@ def why(
     layout = text.Layout(colour=colour, clock=Clock(utc=chosen.utc))
     as_text = explained.as_text if every else folded.as_text
     shown = 0
-    with recordings.opened(recording, index=True) as source, opened(output, recording) as stream:
+    files = [recording, *chosen.more]
+    with (
+        recordings.opened(*files, index=True, merged=True) as source,
+        opened(output, files) as stream,
+    ):
         explanations = source.explain(chosen.filter, **chosen.of(source))
         if json:
             found: Iterable[str] = map(explained.as_json, explanations)
@@ -134,7 +139,15 @@ def _issue(explanations: Iterable[Explanation], as_text: Text, layout: Layout) -
 
 
 def _origin(source: Recording, recording: str) -> Iterator[str]:
+    from iptrec.recording.hosts import hosts
     from iptrec.views import issue
 
+    if several := hosts(source.rows):
+        for one in several:
+            yield f"#### {issue.code(one.name)}"
+            yield ""
+            yield from issue.origin(one.recording, one.file, running=one.running)
+            yield ""
+        return
     name = "stdin" if recording == "-" else Path(recording).name
-    return issue.origin(source.rows, name, running=source.running)
+    yield from issue.origin(source.rows, name, running=source.running)

@@ -164,7 +164,8 @@ class Traversal:
     tracking knew, where it was recorded. ``end``: what became of it behind the rules, where that is known.
     ``uid``, ``gid``: of its socket, which sent it or is to get it, where the kernel tells them. ``owner``: of
     that socket, by the lists of sockets that were recorded. ``unordered``: chains of both backends among its
-    steps of which nobody knows which came first.
+    steps of which nobody knows which came first. ``host``: where it was seen, if several recordings are read
+    as one.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -189,6 +190,7 @@ class Traversal:
     gid: int | None = None
     owner: Owner | None = None
     unordered: tuple[Unordered, ...] = ()
+    host: str | None = None
 
     @property
     def time_estimated(self) -> bool:

@@ -23,6 +23,7 @@ from iptrec.packets.in_flight import UNDER_WAY_NS
 from iptrec.packets.joined import Joiner
 from iptrec.packets.loops import LOOPBACK
 from iptrec.packets.refused import RACE_NS, Refused
+from iptrec.recording.hosts import of_namespace
 from iptrec.rulesets.backends import BACKENDS
 from iptrec.rulesets.growing import Rules
 from iptrec.rulesets.joined import STREAMS as JOINED
@@ -362,7 +363,8 @@ def _of_same_packets(streams: Iterable[Stream]) -> Iterator[list[Stream]]:
 
 
 def _made(reader: Recording, streams: list[Stream]) -> Streams:
-    """``streams``: one, or those of both backends."""
+    """``streams``: one, or those of both backends; what they are read by is of their own recording alone."""
+    reader = of_namespace(reader, streams[0].namespace)
     rules = Rules(reader, streams)
     counts = Counts(reader, streams[0].namespace)
     meanwhile = counts.meanwhile()

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from iptrec.errors import AbandonedError, RecordingError, strerror
 from iptrec.recording import at_work, private
 from iptrec.recording.compressed import PART, is_compressed, unpacked
-from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
+from iptrec.recording.schema import APPLICATION_ID, FORMAT, NEWEST, SCHEMAS
 from iptrec.recording.spooled import is_pipe, spooled
 from iptrec.recording.upgrade import Row, upgraded
 
@@ -57,7 +57,7 @@ class Distrusted:
         self._held = held
         self.closed = False
         self._connection: sqlite3.Connection | None = None
-        self._version = FORMAT
+        self.version = FORMAT
         self._shared = False  # the connection, with a recorder
         self._check_file()
         unnamed = not self.path.stat().st_nlink  # of `spooled`
@@ -98,7 +98,7 @@ class Distrusted:
 
     def select(self, table: str, which: str, parameters: dict[str, Any]) -> Iterator[Row]:
         """Rows in today's format, the type of each value as its table says."""
-        columns = _layout(self._version).columns.get(table)
+        columns = _layout(self.version).columns.get(table)
         if columns is None:
             return  # the file is older than the table
         names = ", ".join(column.name for column in columns)
@@ -109,7 +109,7 @@ class Distrusted:
                     if not (isinstance(value, column.type) or (value is None and column.nullable)):
                         raise self.damaged(f"{table}.{column.name} holds a {type(value).__name__}")
                 yield upgraded(
-                    self._version,
+                    self.version,
                     table,
                     {column.name: value for column, value in zip(columns, values, strict=True)},
                 )
@@ -225,14 +225,14 @@ class Distrusted:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID:
             raise RecordingError(f"{self.path} is not an iptrec recording")
-        if version > FORMAT:
+        if version > NEWEST:
             raise RecordingError(
                 f"{self.path} was recorded by a newer iptrec (format {version}, this one reads up to"
-                f" {FORMAT}): update iptrec"
+                f" {NEWEST}): update iptrec"
             )
         if version not in SCHEMAS:
             raise self.damaged(f"there is no format {version}")
-        self._version = version
+        self.version = version
         expected = _layout(version).objects
         found = set()
         for kind, name, definition in _objects(connection):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import zstandard
 
@@ -18,9 +18,10 @@ from iptrec.errors import RecordingError
 from iptrec.recording.distrusted import MAX_VALUE, Distrusted, printable
 from iptrec.recording.packing import unpack
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
+from iptrec.recording.schema import MERGED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from iptrec.recording.upgrade import Row
 
@@ -29,6 +30,14 @@ _REMEMBERED_BLOBS: Final = 16 << 20  # bytes
 _MAX_TEXT: Final = 64 << 20  # characters of all rows of a small table
 _MAX_ROWS: Final = 100_000  # of a small table
 _LOOK_S: Final = 0.01  # between two looks whether there is something new: each takes microseconds
+
+
+class Recorded(NamedTuple):
+    """The row about a recording; ``file``: of a merged one the name of the file that it was."""
+
+    id: int
+    facts: Facts
+    file: str | None = None
 
 
 class Reader:
@@ -69,12 +78,28 @@ class Reader:
 
     @property
     def facts(self) -> Facts:
-        """The recording itself, as the file says it now."""
+        """The recording itself, as the file says it now; a merged file has several: see `recordings`."""
+        if self.merged:
+            raise RecordingError(
+                f"{self.path} holds several recordings (iptrec merge); this is done with one that is not merged"
+            )
+        return self.recordings[0].facts
+
+    @property
+    def merged(self) -> bool:
+        """Whether `iptrec merge` made it: it holds several recordings, see `several`."""
+        return self._file.version == MERGED
+
+    @property
+    def recordings(self) -> list[Recorded]:
+        """The rows about all that is in the file, one unless it is merged; as the file says it now."""
         rows = self._table("recording")
         if not rows:
             raise self._file.damaged("it has no row about the recording")
-        row = rows[0]
-        del row["id"]
+        return [self._recorded(row) for row in rows]
+
+    def _recorded(self, row: Row) -> Recorded:
+        number, file = row.pop("id"), row.pop("file")
         for name in ("command", "families", "interfaces"):
             row[name] = tuple(str(one) for one in self._json(row[name], list))
         row["closed"] = bool(row["closed"])
@@ -83,7 +108,7 @@ class Reader:
                 f"{self.path} was recorded on a {printable(row['byte_order'])}-endian host;"
                 " this iptrec reads little-endian recordings only"
             )
-        return Facts(**row)
+        return Recorded(number, Facts(**row), file)
 
     @property
     def running(self) -> bool | None:
@@ -114,7 +139,29 @@ class Reader:
     @property
     def namespaces(self) -> list[Namespace]:
         """The namespaces."""
-        return [Namespace(**row) for row in self._table("namespace")]
+        rows = self._table("namespace")
+        return [Namespace(row["id"], row["name"], row["inode"]) for row in rows]
+
+    @property
+    def recording_of(self) -> dict[int, int]:
+        """Of which of `recordings` each namespace is, by its number; that one exists."""
+        known = {one.id for one in self.recordings}
+        found = {row["id"]: row["recording"] for row in self._table("namespace")}
+        for namespace, recording in found.items():
+            self._check_known("namespace", namespace, "recording", recording, known)
+        return found
+
+    def highest(self, table: str) -> int:
+        """The highest number of a table's rows, 0 if there are none."""
+        last = self._file.select(table, "ORDER BY id DESC LIMIT 1", {})
+        return next((int(one["id"]) for one in last), 0)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest number of any row; 0 if that is higher."""
+        tables = ("namespace", "stream", "chunk", "snapshot")
+        some = (self._file.select(one, "ORDER BY id LIMIT 1", {}) for one in tables)
+        return min([0, *(int(one["id"]) for first in some for one in first)])
 
     @property
     def streams(self) -> list[Stream]:
@@ -154,14 +201,18 @@ class Reader:
         self._file.let_go()
         return found
 
-    def snapshots(self, *kinds: str) -> Iterator[Snapshot]:
-        """The snapshots (of some kinds), in order of time; the namespace of each exists."""
+    def snapshots(
+        self, *kinds: str, namespaces: Collection[int] | None = None
+    ) -> Iterator[Snapshot]:
+        """The snapshots (of some kinds, of some namespaces), in order of time; the namespace of each exists."""
         known = {one.id for one in self.namespaces}
         recent: dict[str, bytes] = {}  # states often come back
         room = _MAX_BLOBS
         for row in sorted(self._table("snapshot"), key=lambda row: (row["time_ns"], row["id"])):
             self._check_known("snapshot", row["id"], "namespace", row["namespace"], known)
             if kinds and row["kind"] not in kinds:
+                continue
+            if namespaces is not None and row["namespace"] not in namespaces:
                 continue
             digest = row.pop("blob")
             content = recent.pop(digest, None)
@@ -182,8 +233,7 @@ class Reader:
 
     def newest_snapshot(self) -> int:
         """See `Recording`."""
-        last = self._file.select("snapshot", "ORDER BY id DESC LIMIT 1", {})
-        return next((one["id"] for one in last), 0)
+        return self.highest("snapshot")
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """The chunks (of a stream) with an id above ``after``, in order; their stream exists."""

@@ -14,7 +14,7 @@ import zstandard
 from iptrec.errors import RecordingError
 from iptrec.recording.home import described
 from iptrec.recording.packing import pack
-from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
+from iptrec.recording.schema import APPLICATION_ID, FORMAT, MERGED, SCHEMAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,24 +29,25 @@ if TYPE_CHECKING:
         Snapshot,
         Stream,
     )
+    from iptrec.recording.several import Several
 
-_HEAD: Final = (
-    f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
-)
+_HEAD: Final = "BEGIN; PRAGMA application_id = {}; PRAGMA user_version = {}; {}"
 _LEVEL: Final = 3
 
 
 class Rewrite:
     """A new recording in a draft; a context manager. It is whole once `close` was called."""
 
-    def __init__(self, draft: Draft, level: int = _LEVEL) -> None:
-        """``level``: of zstd, for chunks and contents."""
+    def __init__(self, draft: Draft, level: int = _LEVEL, *, merged: bool = False) -> None:
+        """``level``: of zstd, for chunks and contents. ``merged``: there may be several recordings in it."""
+        self._format = MERGED if merged else FORMAT
         self._path = draft.place.path
         with self._translating():
             self._made = draft.connect()
             for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
                 self._made.execute(f"PRAGMA {statement}")
-            self._made.executescript(_HEAD)
+            head = _HEAD.format(APPLICATION_ID, self._format, SCHEMAS[self._format])
+            self._made.executescript(head)
         self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
 
     def __enter__(self) -> Self:
@@ -70,16 +71,34 @@ class Rewrite:
             self.loss(loss)
         self.close()
 
-    def facts(self, facts: Facts) -> None:
-        """The row about the recording."""
+    def merge(self, several: Several) -> None:
+        """All rows of several recordings."""
+        for number, (_, own, part) in enumerate(several.own, 1):
+            self.facts(own.facts, number, part.file)
+            for namespace in part.namespaces:
+                self.namespace(namespace, number)
+            for stream in part.streams:
+                self.stream(stream)
+            for snapshot in part.snapshots():
+                self.snapshot(snapshot)
+            for chunk in part.chunks():
+                self.chunk(chunk)
+        for loss in several.losses:
+            self.loss(loss)
+        self.close()
+
+    def facts(self, facts: Facts, number: int = 1, file: str = "") -> None:
+        """The row about the recording; of one of several its number from 1, and the name of its file."""
         row: dict[str, Any] = asdict(facts)
         for name in ("command", "families", "interfaces"):
             row[name] = json.dumps(row[name])
-        self._insert("recording", {"id": 1, **row})
+        merged = {"file": file} if self._format == MERGED else {}
+        self._insert("recording", {"id": number, **merged, **row})
 
-    def namespace(self, one: Namespace) -> None:
-        """A namespace."""
-        self._insert("namespace", asdict(one))
+    def namespace(self, one: Namespace, recording: int = 1) -> None:
+        """A namespace; of one of several recordings with its number."""
+        merged = {"recording": recording} if self._format == MERGED else {}
+        self._insert("namespace", asdict(one) | merged)
 
     def stream(self, one: Stream) -> None:
         """A stream, of any kind."""

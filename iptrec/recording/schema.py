@@ -7,6 +7,7 @@ History:
   1  the first (0.1.0)
   2  snapshots say what they are written in: lists of the kernel's are its own messages, whole
   3  chunks may have when, and on which processor, the kernel sent each datagram
+  4  several recordings in one file: only `iptrec merge` writes it
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 from typing import Final
 
 APPLICATION_ID: Final = 0x49505452  # "IPTR"
-FORMAT: Final = 3
+FORMAT: Final = 3  # of what a recorder writes
+MERGED: Final = 4
+NEWEST: Final = MERGED
 
 _HEAD: Final = """\
 -- iptrec recording, format {}.
@@ -43,10 +46,43 @@ CREATE TABLE recording (
 ) STRICT;
 """
 
+_RECORDING_4: Final = """\
+-- The recordings that were merged, a row each.
+CREATE TABLE recording (
+  id INTEGER PRIMARY KEY,
+  file TEXT NOT NULL,                     -- name of the file that it was
+  uuid TEXT NOT NULL,                     -- tags our TRACE rules: comment "iptrec:UUID"
+  iptrec TEXT NOT NULL,                   -- version that recorded
+  kernel TEXT NOT NULL,                   -- uname -srvm
+  host TEXT NOT NULL,
+  command TEXT NOT NULL,                  -- JSON list: argv
+  filter TEXT,                            -- pcap expression
+  families TEXT NOT NULL,                 -- JSON list of "ipv4", "ipv6"
+  interfaces TEXT NOT NULL,               -- JSON list; empty: all
+  snaplen INTEGER NOT NULL,               -- bytes of each packet
+  byte_order TEXT NOT NULL,               -- of the netlink messages: "little" or "big"
+  started_ns INTEGER NOT NULL,
+  started_monotonic_ns INTEGER NOT NULL,  -- CLOCK_MONOTONIC at started_ns
+  stopped_ns INTEGER,
+  stop_reason TEXT,
+  closed INTEGER NOT NULL DEFAULT 0       -- 1: the recorder ended cleanly
+) STRICT;
+"""
+
 _NAMESPACE: Final = """\
 -- The network namespaces that were recorded.
 CREATE TABLE namespace (
   id INTEGER PRIMARY KEY,
+  name TEXT,                              -- as the user named it
+  inode INTEGER NOT NULL                  -- of /proc/PID/ns/net
+) STRICT;
+"""
+
+_NAMESPACE_4: Final = """\
+-- The network namespaces that were recorded.
+CREATE TABLE namespace (
+  id INTEGER PRIMARY KEY,
+  recording INTEGER NOT NULL REFERENCES recording (id),
   name TEXT,                              -- as the user named it
   inode INTEGER NOT NULL                  -- of /proc/PID/ns/net
 ) STRICT;
@@ -194,6 +230,7 @@ _TABLES: Final = {
     1: (_RECORDING, _NAMESPACE, _STREAM_1, _CHUNK_1, _BLOB, _SNAPSHOT_1, _LOSS_1),
     2: (_RECORDING, _NAMESPACE, _STREAM_2, _CHUNK_1, _BLOB, _SNAPSHOT_2, _LOSS_2),
     3: (_RECORDING, _NAMESPACE, _STREAM_2, _CHUNK_3, _BLOB, _SNAPSHOT_2, _LOSS_3),
+    4: (_RECORDING_4, _NAMESPACE_4, _STREAM_2, _CHUNK_3, _BLOB, _SNAPSHOT_2, _LOSS_3),
 }
 SCHEMAS: Final = {
     number: "\n".join([_HEAD.format(number), *tables]) for number, tables in _TABLES.items()

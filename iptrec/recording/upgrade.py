@@ -29,7 +29,14 @@ def _not_noted(table: str, row: Row) -> Row:
     return row | {"noted": 0} if table == "chunk" else row
 
 
-STEPS: Final[Mapping[int, Step]] = {1: _with_media, 2: _not_noted}
+def _alone(table: str, row: Row) -> Row:
+    """Up to format 3 there is one recording in a file."""
+    if table == "recording":
+        return row | {"file": None}
+    return row | {"recording": 1} if table == "namespace" else row
+
+
+STEPS: Final[Mapping[int, Step]] = {1: _with_media, 2: _not_noted, 3: _alone}
 
 
 def upgraded(version: int, table: str, row: Row, steps: Mapping[int, Step] = STEPS) -> Row:

@@ -64,6 +64,7 @@ class Comparison:
         self._nft = NftRules(self.pairs)
         self._kept = frozenset(public().values | public().nft)
         self._known: dict[tuple[str, str, str], bool] = {}
+        self._hosts: dict[str, str] = {}
 
     def differences(self, before: Any, after: Any, path: _Path = ()) -> Iterator[_Path]:  # noqa: ANN401
         """Where they differ, in the order of the first one; ``()`` is all of it."""
@@ -121,6 +122,9 @@ class Comparison:
         return self._known[at]
 
     def _of(self, key: str, before: str, after: str) -> bool:
+        if key == "host":  # one for one, as those of several recordings are told apart
+            whose = self._hosts.setdefault(after, before)
+            return whose == before and list(self._hosts.values()).count(before) == 1
         if key in _RULES:
             return self.rules(before, after)
         if key in _NAMES and self.pairs.name(before, after):

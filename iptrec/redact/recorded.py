@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.errors import UsageError
+from iptrec.recording.hosts import hosts, parts
 from iptrec.redact.events import Events
 from iptrec.redact.filters import filter_words
 from iptrec.redact.maps import Redaction, UntrueError, surveyed
@@ -64,13 +65,28 @@ class Redacted:
     maps: Redaction
     changes: _Changes
 
-    @property
-    def facts(self) -> Facts:
-        """The one row about it: without host, command line and names."""
-        facts = self.source.facts
+    def facts(self) -> list[tuple[str, Facts]]:
+        """The rows about it, each with a name for its file: without host, command line and names.
+
+        There is one, but of recordings that are read as one. Of these each host has another name, so that their
+        order stays.
+        """
+        several = [one.recording.facts for one in hosts(self.source)]
+        if not several:
+            return [("", self._facts(self.source.facts, NOBODY))]
+        named = {
+            host: number
+            for number, host in enumerate(dict.fromkeys(one.host for one in several), 1)
+        }
+        return [
+            (f"{number:04}.db", self._facts(one, f"{NOBODY}-{named[one.host]:04}"))
+            for number, one in enumerate(several, 1)
+        ]
+
+    def _facts(self, facts: Facts, host: str) -> Facts:
         return replace(
             facts,
-            host=NOBODY,
+            host=host,
             stop_reason=facts.stop_reason and self._reason(facts.stop_reason),
             command=("iptrec", NOBODY),
             filter=None if facts.filter is None else filter_words(self.maps, facts.filter),
@@ -81,10 +97,11 @@ class Redacted:
         """A word of ours."""
         return text if _REASON.fullmatch(text) else NOBODY
 
-    def namespaces(self) -> Iterator[Namespace]:
-        """Without the names that users gave."""
-        for one in self.source.namespaces:
-            yield replace(one, name=one.name and self.maps.name(one.name))
+    def namespaces(self) -> Iterator[tuple[Namespace, int]]:
+        """Without the names that users gave; each with the number from 1 of its row of `facts`."""
+        for number, recording in enumerate(parts(self.source), 1):
+            for one in recording.namespaces:
+                yield replace(one, name=one.name and self.maps.name(one.name)), number
 
     def streams(self) -> Iterator[Stream]:
         """Those that are understood."""
@@ -180,4 +197,4 @@ def redacted(source: Recording, key: Key, keeps: Collection[str]) -> Redacted:
 
 def _always(source: Recording) -> set[str]:
     """Names that stay: those of our own rules."""
-    return {f"iptrec:{source.facts.uuid}"}
+    return {f"iptrec:{one.facts.uuid}" for one in parts(source)}

@@ -21,7 +21,7 @@ from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from iptrec.answers.nothing import Nothing
     from iptrec.answers.summary import Summary
@@ -54,79 +54,79 @@ _TALKERS: Final = 4
 
 
 def as_json(
-    recording: Recording,
-    summary: Summary,
-    *,
-    running: bool | None = False,
-    size: int = 0,
+    recording: Recording, summary: Summary, *, running: bool | None = False, size: int = 0
 ) -> str:
-    """One JSON object, ASCII only.
+    """One JSON object, ASCII only; see `as_object`."""
+    return json.dumps(as_object(recording, summary, running=running, size=size), indent=2)
+
+
+def as_object(
+    recording: Recording, summary: Summary, *, running: bool | None = False, size: int = 0
+) -> dict[str, Any]:
+    """All there is to tell of a recording, as values of JSON.
 
     ``running``: whether the recorder is still at work; None: not known. ``size``: of the file,
     in bytes, uncompressed.
     """
     facts, losses = recording.facts, recording.losses
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "recording": asdict(facts),
-            "size": size,
-            "events": summary.events,
-            "lost": summary.lost,
-            "packets": summary.packets,
-            **({} if summary.selected is None else {"selected": summary.selected}),
-            "copies": summary.copies,
-            "complete": not _flaws(recording, summary),
-            "closed": facts.closed,
-            "running": running,
-            "incomplete": summary.incomplete,
-            "ambiguous": summary.ambiguous,
-            "orphans": summary.orphans,
-            "unread": summary.unread,
-            "untold": summary.untold,
-            "verdicts": summary.verdicts,
-            "protocols": summary.protocols,
-            "interfaces": [
-                {"in": inside, "out": outside, "packets": count}
-                for (inside, outside), count in summary.interfaces.items()
-            ],
-            "talkers": [asdict(one) for one in summary.talkers],
-            "talkers_exact": summary.talkers_exact,
-            "rules": summary.rules,
-            **_drop_reasons(recording, summary),
-            **_senders_object(recording),
-            "untraced": [one._asdict() for one in summary.untraced],
-            "vanished": summary.vanished,
-            "asked": summary.asked._asdict(),
-            **_unordered_object(summary),
-            "discards": [
-                {
-                    "namespace": namespace,
-                    "counter": one.counter.name,
-                    "of": one.counter.of or None,
-                    "rose": one.by,
-                }
-                for namespace, rises in summary.discards.items()
-                for one in rises
-            ],
-            "namespaces": [asdict(one) for one in recording.namespaces],
-            "streams": [asdict(one) for one in recording.streams],
-            "losses": [asdict(one) for one in losses],
-            "snapshots": [
-                {
-                    "id": one.id,
-                    "namespace": one.namespace,
-                    "kind": one.kind,
-                    "time_ns": one.time_ns,
-                    "source": one.source,
-                    "bytes": len(one.content),
-                    **({} if (said := state(one.content, one.media)) == WHOLE else {"state": said}),
-                }
-                for one in recording.snapshots()
-            ],
-        },
-        indent=2,
-    )
+    return {
+        "format": FORMAT,
+        "recording": asdict(facts),
+        "size": size,
+        "events": summary.events,
+        "lost": summary.lost,
+        "packets": summary.packets,
+        **({} if summary.selected is None else {"selected": summary.selected}),
+        "copies": summary.copies,
+        "complete": not _flaws(recording, summary),
+        "closed": facts.closed,
+        "running": running,
+        "incomplete": summary.incomplete,
+        "ambiguous": summary.ambiguous,
+        "orphans": summary.orphans,
+        "unread": summary.unread,
+        "untold": summary.untold,
+        "verdicts": summary.verdicts,
+        "protocols": summary.protocols,
+        "interfaces": [
+            {"in": inside, "out": outside, "packets": count}
+            for (inside, outside), count in summary.interfaces.items()
+        ],
+        "talkers": [asdict(one) for one in summary.talkers],
+        "talkers_exact": summary.talkers_exact,
+        "rules": summary.rules,
+        **_drop_reasons(recording, summary),
+        **_senders_object(recording),
+        "untraced": [one._asdict() for one in summary.untraced],
+        "vanished": summary.vanished,
+        "asked": summary.asked._asdict(),
+        **_unordered_object(summary),
+        "discards": [
+            {
+                "namespace": namespace,
+                "counter": one.counter.name,
+                "of": one.counter.of or None,
+                "rose": one.by,
+            }
+            for namespace, rises in summary.discards.items()
+            for one in rises
+        ],
+        "namespaces": [asdict(one) for one in recording.namespaces],
+        "streams": [asdict(one) for one in recording.streams],
+        "losses": [asdict(one) for one in losses],
+        "snapshots": [
+            {
+                "id": one.id,
+                "namespace": one.namespace,
+                "kind": one.kind,
+                "time_ns": one.time_ns,
+                "source": one.source,
+                "bytes": len(one.content),
+                **({} if (said := state(one.content, one.media)) == WHOLE else {"state": said}),
+            }
+            for one in recording.snapshots()
+        ],
+    }
 
 
 def as_text(
@@ -140,7 +140,11 @@ def as_text(
     width: int | None = None,
 ) -> str:
     """A line for each fact, with its newline; on a terminal of a ``width`` a few. See `fact_rows`."""
-    told = fact_rows(recording, summary, clock, none=none, running=running, size=size)
+    return lines(fact_rows(recording, summary, clock, none=none, running=running, size=size), width)
+
+
+def lines(told: Iterable[tuple[str, str]], width: int | None) -> str:
+    """A line for each fact, or a few; see `as_text`."""
     return "".join(_row(name, value, width) for name, value in told)
 
 

@@ -48,6 +48,7 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "time_ns": traversal.time_ns,
         **_estimated(traversal),
         "family": traversal.family,
+        **host(traversal.host),
         "netns": traversal.netns,
         "in": traversal.in_,
         "out": traversal.out,
@@ -78,6 +79,11 @@ def unordered(chains: Iterable[Unordered]) -> dict[str, Any]:
     """Chains of both backends whose order is not known; nothing where there are none."""
     found = [one._asdict() for one in chains]
     return {"unordered": found} if found else {}
+
+
+def host(name: str | None) -> dict[str, str]:
+    """The host, where several recordings are read as one; else nothing."""
+    return {} if name is None else {"host": name}
 
 
 def _estimated(one: Traversal | Step) -> dict[str, bool]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.names import counted
 from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
-from iptrec.views.packet_json import as_end, as_place, iso_time
+from iptrec.views.packet_json import as_end, as_place, host, iso_time
 from iptrec.views.style import wrapped
-from iptrec.views.text import MARK, NO_CHAIN, end_words
+from iptrec.views.text import MARK, NO_CHAIN, end_words, whose
 from iptrec.views.timestamps import LOCAL, Clock
 from iptrec.views.title import ends, flow
 
@@ -42,7 +42,8 @@ def as_object(one: PathCount) -> dict[str, Any]:
         "last": iso_time(count.last_ns),
         "example": count.example,
         "flow": {name: one.first.header.get(name) for name in _FLOW},
-        **{name: value for name, value in asdict(path).items() if name != "end"},
+        **host(path.host),
+        **{name: value for name, value in asdict(path).items() if name not in ("end", "host")},
         "decided_by": as_place(path.decided_by),
         **({} if one.end is None else {"end": _as_end(one.end)}),
     }
@@ -59,8 +60,8 @@ def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> s
     What was dropped or rejected has a mark at the margin. ``width``: of the terminal, see `style.wrapped`.
     """
     path, count, first = one.path, one.count, one.first
-    netns = "" if path.netns is None else f" netns={printable(path.netns)}"
     margin = f"{MARK} " if path.verdict in LOST else _MARGIN
+    kind = " ".join([path.family, *whose(path.host, path.netns)])
     decider = path.decider
     rule = "" if decider is None or decider.spec is None else f": {printable(decider.spec)}"
     counts = (
@@ -69,7 +70,11 @@ def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> s
     )
     how = ending(path)
     lines = [
-        wrapped(margin, f"path {one.number}: {path.family}{netns} {how}{rule}", width),
+        wrapped(
+            margin,
+            f"path {one.number}: {kind} {how}{rule}",
+            width,
+        ),
         wrapped(_BELOW, counts, width),
         wrapped(_BELOW, f"first #{first.number}: {' '.join([flow(first), *ends(first)])}", width),
         *(wrapped(_BELOW, line, width) for line in end_line(one.end, how)),

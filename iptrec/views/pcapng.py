@@ -17,6 +17,7 @@ from iptrec.answers.versions import all_stages, events_of, first_stages
 from iptrec.context.addresses import addresses
 from iptrec.decode.headers import spans
 from iptrec.names import counted
+from iptrec.recording.hosts import hosts
 from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
 from iptrec.views import frames
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from iptrec.answers.packets import Batch, Packets
-    from iptrec.answers.paths import Path, PathStep
+    from iptrec.answers.paths import Path, PathStep, Whose
     from iptrec.answers.versions import Stages
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
@@ -78,14 +79,15 @@ _POSTROUTING, _OUTPUT = 4, 3  # enum nf_inet_hooks
 class _Name(NamedTuple):
     """What makes an interface one of its own."""
 
+    host: str | None
     netns: str | None
     name: str
     link: int
 
 
 _SOURCES: Final = {
-    "nflog": _Name(None, "nflog:0", NFLOG),
-    "nftrace": _Name(None, "nftrace", NETLINK),
+    "nflog": _Name(None, None, "nflog:0", NFLOG),
+    "nftrace": _Name(None, None, "nftrace", NETLINK),
 }
 EVENTS: Final = frozenset(_SOURCES)  # kinds of streams whose events Wireshark can read
 
@@ -134,7 +136,7 @@ class Capture:
         names, which = batch.interfaces.names(index, window.moment_ns[stages.row])
         headers = header_sizes(events, self._link)
         found: list[bytes] = []
-        interface = self._interfaces(names, which, headers > 0, batch.netns, found)
+        interface = self._interfaces(names, which, headers > 0, (batch.host, batch.netns), found)
         times = _times(window.events, stages.begun)
         self._count(interface, times)
         options, of = _packet_options(batch, stages, outbound, paths)
@@ -202,14 +204,14 @@ class Capture:
         names: list[str],
         which: I64,
         framed: Mask,
-        netns: str | None,
+        whose: Whose,
         found: list[bytes],
     ) -> I64:
         """The number of each packet's interface; new ones are described in ``found``."""
         pair = which * 2 + framed
         present, of = np.unique(pair, return_inverse=True)
         numbers = [
-            self._interface(_Name(netns, names[one >> 1], ETHERNET if one & 1 else RAW), found)
+            self._interface(_Name(*whose, names[one >> 1], ETHERNET if one & 1 else RAW), found)
             for one in present.tolist()
         ]
         return np.array(numbers, np.int64)[of]
@@ -219,9 +221,11 @@ class Capture:
             return self._numbers[one]
         self._numbers[one] = number = len(self._numbers)
         self._seen.append((0, 0, 0))
-        options: list[tuple[int, str | bytes]] = [(_NAME, one.name)]
-        if one.netns is not None:
-            options.append((_DESCRIPTION, f"network namespace {one.netns}"))
+        shown = one.name if one.host is None else f"{one.host}:{one.name}"
+        options: list[tuple[int, str | bytes]] = [(_NAME, shown)]
+        described = ("host", one.host), ("network namespace", one.netns)
+        if told := [f"{what} {name}" for what, name in described if name is not None]:
+            options.append((_DESCRIPTION, ", ".join(told)))
         options.append((_RESOLUTION, b"\x09"))  # 10^-9 s
         if self._facts.filter:
             options.append((_FILTER, b"\0" + self._facts.filter.encode()))
@@ -321,10 +325,10 @@ def section(
 
     Of everything, the events are those that belong to no packet, too.
     """
-    facts, known = recording.facts, addresses(recording) or ()
     names = [
-        (address, f"{packets.interfaces_of(1).name(index, facts.started_ns)}.{facts.host}")
-        for index, address in known
+        (address, f"{packets.interfaces_of(namespace).name(index, one.facts.started_ns)}.{host}")
+        for one, namespace, host in _hosts(recording)
+        for index, address in addresses(one) or ()
     ]
     losses = lost_events(recording)
     yield capture.begin(losses, names)
@@ -345,6 +349,14 @@ def section(
         stages = (all_stages if what == "stages" else first_stages)(window, positions)
         yield capture.packets(batch, stages, list(packets.book.paths))
     yield capture.end(losses)
+
+
+def _hosts(recording: Recording) -> list[tuple[Recording, int, str]]:
+    """Of each recording a namespace, and the name of the host."""
+    told = [(one.recording, one.name) for one in hosts(recording)]
+    if not told:
+        return [(recording, 1, recording.facts.host)]
+    return [(one, each.id, name) for one, name in told for each in one.namespaces[:1]]
 
 
 def comment(path: Path, told: Ending, steps: int, *, last: bool = True) -> str:

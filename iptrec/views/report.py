@@ -19,6 +19,7 @@ from iptrec.answers.path_counts import ORDERS, PathCounter
 from iptrec.answers.why import Explainer
 from iptrec.packets.model import LOST, decided_at
 from iptrec.version import __version__
+from iptrec.views import hosts as several
 from iptrec.views.diff import as_text as differences_as_text
 from iptrec.views.info import UNTRACED, fact_rows
 from iptrec.views.losses import as_line, beside, not_packed
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from iptrec.names import Family
     from iptrec.packets.outcome import Outcome
     from iptrec.recording.rows import Recording
+    from iptrec.views.hosts import Told
     from iptrec.views.report_map import Way
 
     Rulesets = Mapping[Family, Ruleset]
@@ -63,7 +65,8 @@ class Answers:
 
     ``before``, ``after``: the rules in the beginning and in the end; ``differences`` between them, and the
     packets that hit each (``hits``). ``selected``: the selection in words, ""
-    for all packets. ``none``, ``running``, ``size``: see `info.fact_rows`.
+    for all packets. ``none``, ``running``, ``size``: see `info.fact_rows`. ``hosts``: what is told of each of
+    several recordings.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Answers:
     running: bool | None = False
     size: int = 0
     clock: Clock = LOCAL
+    hosts: Sequence[Told] = ()
 
 
 def page(answers: Answers) -> str:
@@ -125,7 +129,7 @@ def as_object(answers: Answers) -> dict[str, Any]:
     told = {one["number"] for one in paths}
     packets = [one for one in gathered.chosen.packets() if one["path"] in told]
     chains, rules_left = _rules(answers.rules)
-    facts = fact_rows(
+    facts = several.fact_rows(answers.hosts, answers.clock) or fact_rows(
         answers.recording, answers.summary, answers.clock,
         none=answers.none, running=answers.running, size=answers.size,
     )  # fmt: skip
@@ -234,7 +238,7 @@ def _path(
             "example": count.example,
             "flow": flow(one.first),
             "family": path.family,
-            "netns": path.netns or "",
+            "netns": "/".join(filter(None, [path.host, path.netns])),
             "verdict": path.verdict,
             "lost": path.verdict in LOST,
             "how": how,
@@ -310,7 +314,7 @@ def _head(
         {
             "at": at,
             "family": table.family,
-            "table": table.table,
+            "table": table.table if table.host is None else f"{table.host}: {table.table}",
             "chain": name,
             "policy": policy,
             "end": _counts(table.policies[name]),

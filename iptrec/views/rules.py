@@ -11,8 +11,9 @@ from iptrec.answers.path_counts import Count
 from iptrec.decode.nft_changes import ANONYMOUS_CHAIN
 from iptrec.views.escape import printable
 from iptrec.views.info import UNTRACED
+from iptrec.views.packet_json import host
 from iptrec.views.style import wrapped
-from iptrec.views.text import NOT_RECORDED
+from iptrec.views.text import NOT_RECORDED, whose
 from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def as_json(table: TableCount) -> Iterator[str]:
         yield json.dumps(
             {
                 "format": FORMAT,
+                **host(table.host),
+                **({} if table.netns is None else {"netns": table.netns}),
                 "family": table.family,
                 "table": table.table,
                 "chain": chain,
@@ -97,7 +100,8 @@ def _lines(table: TableCount, when: Callable[[int], str]) -> Iterator[tuple[Sequ
 def _name(table: TableCount) -> str:
     """With the family, unless the name begins with it."""
     name = printable(table.table)
-    return name if name.startswith(f"{table.family} ") else f"{name} ({table.family})"
+    name = name if name.startswith(f"{table.family} ") else f"{name} ({table.family})"
+    return " ".join([name, *whose(table.host, table.netns)])
 
 
 def _text(one: RuleCount, untraced: Why | None) -> str:

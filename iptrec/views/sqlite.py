@@ -178,9 +178,16 @@ def tables_of(query: str) -> set[str]:
             empty.execute(definition(table))
         for name, (_, view) in VIEWS.items():
             empty.execute(f"CREATE VIEW {name} AS {view}")
+        pages = "SELECT rootpage, tbl_name FROM sqlite_schema WHERE rootpage > 0"
+        whose = dict(empty.execute(pages).fetchall())
+        empty.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
         empty.set_authorizer(_reading(read))
         with _refused(query):
-            empty.execute(f"EXPLAIN {query}")
+            program = empty.execute(f"EXPLAIN {query}").fetchall()
+    # Columns of USING and of NATURAL JOIN are not reported: a table without others is known by its pages.
+    read |= {
+        whose[page] for _, code, _, page, *_ in program if code == "OpenRead" and page in whose
+    }
     return read & {table.name for table in TABLES}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from iptrec.decode import snapshots
 from iptrec.decode.owners import NOBODY, Owner
 from iptrec.names import FAMILIES
+from iptrec.recording.hosts import hosts, of_namespace, parts
 from iptrec.recording.rows import lost_events
 from iptrec.rulesets.backends import timelines
 from iptrec.rulesets.nft_places import is_our_table
@@ -149,12 +150,18 @@ def _step_varies(shape: Shape, step: StepColumns, changed: Template) -> dict[str
 
 
 def _recording(recording: Recording) -> Iterator[Row]:
-    facts = recording.facts
-    yield (
-        facts.uuid, facts.iptrec, facts.kernel, facts.host, json.dumps(facts.command), facts.filter,
-        facts.snaplen, facts.started_ns, iso_time(facts.started_ns), facts.stopped_ns,
-        facts.stop_reason, int(facts.closed),
-    )  # fmt: skip
+    for facts in {one.facts.uuid: one.facts for one in parts(recording)}.values():
+        yield (
+            facts.uuid, facts.iptrec, facts.kernel, facts.host, json.dumps(facts.command), facts.filter,
+            facts.snaplen, facts.started_ns, iso_time(facts.started_ns), facts.stopped_ns,
+            facts.stop_reason, int(facts.closed),
+        )  # fmt: skip
+
+
+def _hosts(recording: Recording) -> Iterator[Row]:
+    for one in hosts(recording):
+        for namespace in one.recording.namespaces:
+            yield namespace.id, one.name, one.file, one.recording.facts.uuid
 
 
 def _namespaces(recording: Recording) -> Iterator[Row]:
@@ -182,6 +189,7 @@ def _losses(recording: Recording) -> Iterator[Row]:
 _SMALL: Final = {
     "recording": _recording,
     "namespaces": _namespaces,
+    "hosts": _hosts,
     "streams": _streams,
     "snapshots": _snapshots,
     "losses": _losses,
@@ -190,10 +198,11 @@ _SMALL: Final = {
 
 def _rules(recording: Recording) -> Iterator[Row]:
     """Each distinct rule of all states, numbered."""
-    ours = f"iptrec:{recording.facts.uuid}"
     found: set[_Place] = set()
     for namespace in recording.namespaces:
-        known = timelines(recording, namespace.id)
+        own = of_namespace(recording, namespace.id)
+        ours = f"iptrec:{own.facts.uuid}"
+        known = timelines(own, namespace.id)
         blind = {place: why for each in known for place, why in untraced(each, ours).items()}
         for family, each in itertools.product(FAMILIES, known):
             for table, timeline in each.loaded(family).items():

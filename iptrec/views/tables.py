@@ -94,6 +94,17 @@ TABLES: Final = (
         ("id",),
     ),
     Table(
+        "hosts",
+        "Whose the namespaces are: of several recordings that are read as one; of one alone it is empty.",
+        (
+            _number("namespace", "number", "namespaces(id)"),
+            _text("host", "name of the host; with that of the file where several hosts have one name"),
+            _text("file", "name of the file"),
+            _text("uuid", "of the recording", "recording(uuid)"),
+        ),
+        ("namespace",),
+    ),
+    Table(
         "streams",
         "Sequences of raw netlink messages.",
         (

@@ -123,12 +123,17 @@ def _title(traversal: Traversal, layout: Layout) -> str:
         about(traversal) + iso_time(traversal.time_ns),
         kind(traversal),
     ]
-    if traversal.netns is not None:
-        words.append(f"netns={printable(traversal.netns)}")
+    words += whose(traversal.host, traversal.netns)
     words.append(verdict(traversal, layout))
     if traversal.decided_by is not None:
         words.append(f"by {place_of(traversal.decided_by)}")
     return " ".join([*words, *remarks(traversal, layout, _time_of_day)])
+
+
+def whose(host: str | None, netns: str | None) -> list[str]:
+    """The host and the network namespace, where they have names."""
+    named = ("host", host), ("netns", netns)
+    return [f"{what}={printable(name)}" for what, name in named if name is not None]
 
 
 def about(traversal: Traversal) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.packets.model import LOST, decided_at
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import endpoint
-from iptrec.views.text import MARK, about, end_words, kind, mark, place_of, remarks, verdict
+from iptrec.views.text import MARK, about, end_words, kind, mark, place_of, remarks, verdict, whose
 
 if TYPE_CHECKING:
     from iptrec.packets.ends import End
@@ -65,8 +65,7 @@ def _line(
 ) -> str:
     time = about(traversal) + layout.clock.time(traversal.time_ns)
     words = [f"#{traversal.number}", time, ending, what, *ends(traversal)]
-    if traversal.netns is not None:
-        words.append(f"netns={printable(traversal.netns)}")
+    words += whose(traversal.host, traversal.netns)
     if traversal.decided_by is not None:
         words.append(f"by {place_of(traversal.decided_by)}{_spec(traversal, layout)}")
     elif traversal.end is not None:

@@ -184,6 +184,9 @@ def test_query_builds_what_it_reads():
     assert tables_of("SELECT kind FROM snapshots") == {"snapshots"}
     assert tables_of("SELECT * FROM paths") == {"packets"}
     assert tables_of("SELECT * FROM rule_hits") == {"rules", "steps"}
+    joined = "SELECT host, count(*) FROM packets JOIN hosts USING (namespace) GROUP BY 1"
+    assert tables_of(joined) == {"packets", "hosts"}
+    assert tables_of("SELECT count(*) FROM related NATURAL JOIN packets") == {"related", "packets"}
     assert tables_of("WITH a AS (SELECT 1) SELECT * FROM a") == set()
 
 

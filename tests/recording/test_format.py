@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from iptrec.recording.packing import Notes, pack, unpack
 from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Chunk
-from iptrec.recording.schema import FORMAT, SCHEMA, SCHEMAS
+from iptrec.recording.schema import FORMAT, NEWEST, SCHEMA, SCHEMAS
 from iptrec.recording.upgrade import STEPS, upgraded
 
 FROZEN = Path(__file__).parents[2] / "schemas"
@@ -28,8 +28,8 @@ def test_frozen_schema_is_the_one_in_use(version):
 def test_every_old_format_has_its_way_to_the_newest():
     """A schema for each format, a step from each but the newest."""
     assert SCHEMAS[FORMAT] is SCHEMA
-    assert set(SCHEMAS) == set(range(1, FORMAT + 1))
-    assert set(STEPS) == set(range(1, FORMAT))
+    assert set(SCHEMAS) == set(range(1, NEWEST + 1))
+    assert set(STEPS) == set(range(1, NEWEST))
 
 
 def test_rows_go_up_step_by_step():
@@ -44,7 +44,10 @@ def test_rows_go_up_step_by_step():
 
 SAMPLES = {
     path: int.from_bytes(path.read_bytes()[60:64], "big")  # PRAGMA user_version
-    for path in sorted((Path(__file__).parents[2] / "samples").glob("*.db"))
+    for path in (
+        *sorted((Path(__file__).parents[2] / "samples").glob("*.db")),
+        Path(__file__).parents[1] / "data" / "merged.db",
+    )
 }
 
 

@@ -89,8 +89,8 @@ def go_back(path):
 HOSTILE = {
     "other_application": (edit("PRAGMA application_id = 1"), "is not an iptrec recording$"),
     "newer_format": (
-        edit("PRAGMA user_version = 4"),
-        r"recorded by a newer iptrec \(format 4, this one reads up to 3\): update iptrec$",
+        edit("PRAGMA user_version = 5"),
+        r"recorded by a newer iptrec \(format 5, this one reads up to 4\): update iptrec$",
     ),
     "format_zero": (edit("PRAGMA user_version = 0"), "there is no format 0"),
     "view": (edit("DROP TABLE loss", "CREATE VIEW loss AS SELECT 1"), "a view loss that no"),

@@ -1,0 +1,69 @@
+"""``info`` of several recordings: what is told of each; schemas/info-hosts-v1.schema.json has the JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from iptrec.views import info
+from iptrec.views.escape import printable
+from iptrec.views.timestamps import LOCAL, Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from iptrec.answers.nothing import Nothing
+    from iptrec.answers.summary import Summary
+    from iptrec.recording.hosts import Host
+    from iptrec.recording.rows import Recording
+
+FORMAT: Final = 1
+
+
+class Told(NamedTuple):
+    """A host, its recording alone, and what is in it; ``none``: why there may be no event."""
+
+    host: Host
+    rows: Recording
+    summary: Summary
+    none: Nothing | None
+
+
+def as_json(told: Sequence[Told]) -> str:
+    """One JSON object with its newline, ASCII only."""
+    found = [
+        {
+            "host": one.host.name,
+            "file": one.host.file,
+            **info.as_object(one.rows, one.summary, running=one.host.running),
+        }
+        for one in told
+    ]
+    for one in found:
+        del one["format"], one["size"]
+    return json.dumps({"format": FORMAT, "hosts": found}, indent=2) + "\n"
+
+
+def as_text(told: Sequence[Told], clock: Clock = LOCAL, width: int | None = None) -> str:
+    """Of each its host, its file, and a line for each fact; see `info.as_text`."""
+    return "\n".join(_text(one, clock, width) for one in told)
+
+
+def fact_rows(told: Sequence[Told], clock: Clock = LOCAL) -> list[tuple[str, str]]:
+    """Each fact of each, as `info.fact_rows`; those of a host follow a row that names it."""
+    return [
+        row
+        for one in told
+        for row in [("## host", f"{one.host.name} ({one.host.file})"), *_rows(one, clock)]
+    ]
+
+
+def _rows(one: Told, clock: Clock) -> list[tuple[str, str]]:
+    running = one.host.running
+    rows = info.fact_rows(one.rows, one.summary, clock, none=one.none, running=running)
+    return [row for row in rows if row[0] != "size"]
+
+
+def _text(one: Told, clock: Clock, width: int | None) -> str:
+    head = f"## {printable(one.host.name)}: {printable(one.host.file)}\n"
+    return head + info.lines(_rows(one, clock), width)
