@@ -27,10 +27,18 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 ELSEWHERE = {  # a program that no test runs from here, and why
+    "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
+    "find": "is of docs/collecting.md: tests/live/test_collecting.py",
+    "iptrec-ship": "is the script of docs/collecting.md: tests/live/test_collecting.py",
+    "kubectl": "asks a cluster",
     "make": "runs these tests",
+    "mc": "ships to a store that nobody has here",
+    "mv": "is of docs/collecting.md, behind kubectl",
     "pipx": "installs from the network",
     "python3": "builds the package, or an environment for it",
+    "rclone": "ships to a store that nobody has here",
+    "rm": "is of docs/collecting.md: tests/live/test_collecting.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
     ".venv/bin/python": "runs these tests",
@@ -45,6 +53,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "origin: Docker; keeps": "the last lines that the README has of why",
     "kernel → recorder → file": "a drawing",
     "lake/packets/dt=": "the name of a file",
+    "restrict,command=": "a line of sshd's: tests/live/test_collecting.py has such a one",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
 }
 LIVE = {"record", "trace", "demo", "doctor", "cleanup"}  # what asks or changes the host
@@ -103,11 +112,13 @@ def blocks(page):
 
 
 def kind(block):
-    """What a block is: "shell", "python", "toml", "unit" or "output"; None: nobody knows."""
+    """What a block is: "shell", "script", "python", "toml", "unit" or "output"; None: nobody knows."""
     first = block.splitlines()[0]
     if any(first.startswith(words) for words in OUTPUTS):
         return "output"
-    if first in {"[[expect]]", "[Service]"}:
+    if first == "#!/bin/sh":
+        return "script"
+    if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
     if first.startswith("$ ") or Line("", first).runs:
         return "shell"

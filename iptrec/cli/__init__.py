@@ -65,8 +65,13 @@ def main() -> None:
         _fail(located(error))
 
 
-def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:
+def complain(message: str, command: str = "iptrec") -> None:
+    """A line on stderr about something that went wrong."""
     from iptrec.views.escape import printable
 
     print(f"{command}: {printable(message)}", file=sys.stderr)
+
+
+def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:
+    complain(message, command)
     sys.exit(exit_status)

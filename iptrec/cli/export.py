@@ -222,8 +222,10 @@ def parquet(
 
     After a directory, instead of FILTER and -o, come recordings, which are put into it: a lake, of which
     iptrec lake asks questions (docs/lake.md). One that is there whole is skipped, one that grew replaces what
-    it had; --force writes all again. A lake has one schema: iptrec's tables, or with --schema ocsf or ecs one
-    event a packet, as the Open Cybersecurity Schema Framework or the Elastic Common Schema name things.
+    it had; --force writes all again. One that cannot be read keeps no other out.
+
+    A lake has one schema: iptrec's tables, or with --schema ocsf or ecs one event a packet, as the Open
+    Cybersecurity Schema Framework or the Elastic Common Schema name things.
 
     Examples:
 

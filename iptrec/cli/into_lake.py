@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iptrec.cli import selection as which
-from iptrec.errors import EXIT_DONE, RecordingError, UsageError, located
+from iptrec.errors import EXIT_DONE, IptrecError, RecordingError, UsageError, located
 
 if TYPE_CHECKING:
     from iptrec.api import Recording
@@ -26,7 +26,11 @@ def put(
     jobs: int,
     quiet: bool,
 ) -> int:
-    """Put the recordings, the words of ``chosen``, into a lake. Raises `UsageError` where none is meant."""
+    """Put the recordings, the words of ``chosen``, into a lake. Raises `UsageError` where none is meant.
+
+    One that cannot be read keeps no other out. What is wrong with it is told in the end.
+    """
+    from iptrec.cli import complain
     from iptrec.cli.output import mode_of
     from iptrec.lake import directory
 
@@ -41,13 +45,29 @@ def put(
     if not paths:
         raise UsageError(f"no recording is named: iptrec export parquet {lake} A.db B.db")
     came: dict[str, str] = {}
+    failed: list[IptrecError] = []
     try:
         with directory.Lake(Path(lake), mode_of(mode), schema) as into:
             for number, path in enumerate(paths, 1):
                 title = f"{number}/{len(paths)} {Path(path).name}"[:40]
-                _put(into, path, came, schema, force=force, jobs=jobs, title="" if quiet else title)
+                try:
+                    _put(
+                        into,
+                        path,
+                        came,
+                        schema,
+                        force=force,
+                        jobs=jobs,
+                        title="" if quiet else title,
+                    )
+                except (RecordingError, UsageError) as error:
+                    failed.append(error)
     except OSError as error:
         raise RecordingError(f"cannot write {lake}: {located(error)}") from None
+    for one in failed[:-1]:
+        complain(one.typed)
+    if failed:
+        raise failed[-1]
     return EXIT_DONE
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from iptrec.errors import AbandonedError, RecordingError, strerror
+from iptrec.names import counted
 from iptrec.recording import at_work, private
 from iptrec.recording.compressed import PART, is_compressed, unpacked
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, NEWEST, SCHEMAS
@@ -166,12 +167,26 @@ class Distrusted:
         self._shared = wal.exists()
         if not self._shared:
             # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
-            return self._connect_as("immutable=1")
+            return self._connect_whole()
         try:
             return self._connect_beside(wal, shm)
         except FileNotFoundError:  # the recorder has just ended it as one single file
             self._shared = False
-            return self._connect_as("immutable=1")
+            return self._connect_whole()
+
+    def _connect_whole(self) -> sqlite3.Connection:
+        """Nothing is beside it: all of it is there, or it is a copy that was cut off."""
+        connection = self._connect_as("immutable=1")
+        pages, page = (
+            int(connection.execute(f"PRAGMA page_{what}").fetchone()[0])
+            for what in ("count", "size")
+        )
+        # SQLite notices that by itself, but for the last page, of which it takes zeros for what is missing.
+        missing = pages * page - self._file.stat().st_size
+        if missing > 0:
+            self._disconnect()
+            raise self.damaged(f"it lacks its last {counted(missing, 'byte')}; copy it again")
+        return connection
 
     def _connect_beside(self, wal: Path, shm: Path) -> sqlite3.Connection:
         # What the recorder shares with us; where it was killed, SQLite reads the -wal by itself.

@@ -18,6 +18,7 @@ from iptrec.api import Recording
 from iptrec.files import DraftDirectory
 from iptrec.lake import directory, tables
 from iptrec.lake import files as lake_files
+from iptrec.lake.layouts import layouts
 from iptrec.recording.reader import Reader
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,35 @@ def test_a_recording_that_grew_replaces_its_own(tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "has that recording with its end" in done.stderr
     assert [{k: v for k, v in files(grown).items() if not k.startswith("rules/")}] == tables_of[:1]
+
+
+def test_one_that_cannot_be_read_keeps_no_other_out(tmp_path):
+    """The others come in, and the exit status and a line each tell of those that did not."""
+    half, other = tmp_path / "half.db", tmp_path / "other.db"
+    half.write_bytes(sample("both").read_bytes()[:20_000])
+    other.write_bytes(b"not a recording")
+    done = iptrec(
+        "export",
+        "parquet",
+        f"{tmp_path}/lake/",
+        half,
+        sample("ipv6"),
+        other,
+        sample("loopback"),
+        "-q",
+    )
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        [
+            f"iptrec: recording {half} is damaged: database disk image is malformed",
+            f"iptrec: {other} is not an iptrec recording",
+        ],
+    )
+    put(tmp_path / "fresh", sample("ipv6"), sample("loopback"))
+    rows = "SELECT recording, packets, steps FROM recordings ORDER BY 1"
+    assert ask(tmp_path / "lake", rows) == ask(tmp_path / "fresh", rows)
+    half.write_bytes(sample("both").read_bytes())
+    put(tmp_path / "lake", half)
 
 
 def test_two_states_at_once_are_refused(tmp_path):
@@ -293,7 +323,7 @@ def test_sorted_whatever_comes(order, tmp_path, monkeypatch):
     }[order]  # fmt: skip
     schema = tables.schema(tables.NAMED["packets"], coded=True)
     with DraftDirectory(tmp_path / "out") as draft:
-        with lake_files.Files(draft, "name", "host", "2026-01-01") as made:
+        with lake_files.Files(draft, "name", "host", "2026-01-01", layouts(None)) as made:
             for at in range(0, 2000, 50):
                 known = {"packet": number[at : at + 50], "time_ns": time_ns[at : at + 50]}
                 columns = [

@@ -845,6 +845,18 @@ def test_a_guardian_that_is_killed_is_started_again(quiet_lab, tmp_path, backend
     assert state(quiet_lab) == before
 
 
+def test_a_copy_that_is_asked_of_all_processes(quiet_lab, tmp_path):
+    """SIGUSR1 to the guardian, too, as `systemctl kill` sends it: a copy comes, and nobody dies of it."""
+    child = recording(quiet_lab, tmp_path / "t.db", "--ring", "10m")
+    (guardian,) = until(lambda: guardians(quiet_lab))
+    os.kill(guardian, signal.SIGUSR1)
+    child.send_signal(signal.SIGUSR1)
+    assert "written: " in until(child.stderr.readline)
+    assert guardians(quiet_lab) == [guardian]
+    status, _ = stopped(child, signal.SIGINT)
+    assert status == 0
+
+
 def test_a_guardian_that_dies_at_the_end_leaves_no_list(quiet_lab, tmp_path):
     """The recorder removes the list by itself."""
     before = state(quiet_lab)

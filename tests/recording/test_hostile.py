@@ -191,6 +191,22 @@ def test_hostile_file_is_one_line(tmp_path, write, case):
     assert str(path) in str(caught.value)
 
 
+WHOLE = (Path(__file__).parents[2] / "samples" / "both.db").read_bytes()
+
+
+@given(size=st.integers(1, len(WHOLE) - 1))
+@example(size=len(WHOLE) - 1)
+@example(size=len(WHOLE) - 4_095)
+@example(size=len(WHOLE) - 4_096)
+def test_a_copy_that_is_cut_off_is_refused(size):
+    """Wherever: also where the last page alone is not whole, of which zeros would be read."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "t.db")
+        path.write_bytes(WHOLE[:size])
+        with pytest.raises(RecordingError, match=r"is damaged|is not an iptrec recording"):
+            Reader(path)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
