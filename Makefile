@@ -58,10 +58,10 @@ hosts: $(VENV)/installed | system-tests ## real firewalls' rules under 100,000 p
 	@tools/system-packages hosts
 	$(BIN)/python bench/hosts.py
 
-lake: $(VENV)/installed | system ## the questions of a lake asked of Spark and ClickHouse as well; installs them and Java
+lake: $(VENV)/installed | system ## the questions of a lake asked of ClickHouse, Spark and a cluster of it; installs them
 	@tools/system-packages lake
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[engines]'
-	$(BIN)/python -m pytest tests/lake_engines
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clickhouse,spark]'
+	$(BIN)/python tools/spark-cluster $(BIN)/python -m pytest tests/lake_engines
 
 soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk
 	$(BIN)/python bench/soak.py

@@ -42,6 +42,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
     ".venv/bin/python": "runs these tests",
+    "iptrec lake --engine": "needs what make lake installs; tests/lake_engines/test_lake_pages.py runs it",
     "/tmp/release/bin/iptrec": "is what the line before it has built",  # noqa: S108
 }
 OUTPUTS = {  # how a block begins that is neither command, program nor file, and what it is
@@ -81,6 +82,16 @@ class Line:
         return found
 
     @property
+    def programs(self):
+        """What it runs; another engine than DuckDB is a program of its own."""
+        return {
+            "iptrec lake --engine"
+            if one[:2] == ["iptrec", "lake"] and "--engine" in one
+            else one[0]
+            for one in self.commands
+        }
+
+    @property
     def makes(self):
         """The file that it writes, if any."""
         words = [word for command in self.commands for word in command]
@@ -95,7 +106,7 @@ class Line:
     @property
     def runs(self):
         """Where it is run: "elsewhere", "live" or "here"; None: nowhere."""
-        programs = {command[0] for command in self.commands}
+        programs = self.programs
         if programs & ELSEWHERE.keys():
             return "elsewhere"
         if not programs <= {"iptrec", "nft"} | BESIDE:

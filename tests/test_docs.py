@@ -114,7 +114,7 @@ def test_every_line_is_run(line):
 def test_reasons_are_needed():
     """Each program and each block that is not run is there."""
     programs = {
-        command[0] for line in documents.lines_that_run("elsewhere") for command in line.commands
+        program for line in documents.lines_that_run("elsewhere") for program in line.programs
     }
     assert documents.ELSEWHERE.keys() - programs == set()
     assert len([*documents.of_kind("output")]) == len(documents.OUTPUTS)

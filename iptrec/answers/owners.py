@@ -10,23 +10,27 @@ import numpy as np
 from iptrec.answers.diverting import Diverting
 from iptrec.answers.lookalikes import numbered
 from iptrec.context.owners import Local, SocketOwners, When
-from iptrec.names import AF_BRIDGE, HOOKS
+from iptrec.names import AF_BRIDGE, AF_INET, HOOKS
 from iptrec.packets.identity import Packets, swapped16
 
 if TYPE_CHECKING:
     from iptrec.answers.selection import Selection
     from iptrec.context.sockets import Sockets
+    from iptrec.decode.events import TraceEvents
     from iptrec.decode.owners import Owner
     from iptrec.names import I64, Mask
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
 
+    IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _INPUT, _OUTPUT = HOOKS.index("INPUT"), HOOKS.index("OUTPUT")
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
+_PORTED: Final = (6, 17)
 _ECHOES: Final = {1: (0, 8), 58: (129, 128)}  # types of echo answers, of requests
 _BEGIN: Final = 0x12  # of TCP's flags SYN and ACK
 _SYN: Final = 0x02
-_BROADCAST: Final = "255.255.255.255"
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 _TUNNELS: Final = (
     4789,
     6081,
@@ -190,18 +194,42 @@ class Owners:
 
     def _local(self, row: int, port: int, begins: bool, *, sent: bool) -> Local | None:
         events = self._window.events
-        header = events.header(row)
-        own_at, peer_at = ("src", "dst") if sent else ("dst", "src")
-        protocol = _PROTOCOLS.get(str(header.get("proto")))
-        if protocol is None or header.get(own_at) is None or header.get(peer_at) is None:
+        found = _ends_of_plain(events, row, sent=sent) or _ends(events, row, sent=sent)
+        if found is None:
             return None
-        peer_port = header.get("dport" if sent else "sport")
-        if peer_port is None:
-            if protocol not in _ECHOES:
-                return None
-            peer_port = 0
-        own, other = (ipaddress.ip_address(header[name]) for name in (own_at, peer_at))
-        if own.is_multicast or header[own_at] == _BROADCAST or (sent and peer_port in _TUNNELS):
+        protocol, own, other, peer_port = found
+        if own.is_multicast or own == _BROADCAST or (sent and peer_port in _TUNNELS):
             return None
         interface = int((events.outdev if sent else events.indev)[row])
         return Local(protocol, own, port, other, peer_port, interface, sent, begins)
+
+
+def _ends(events: TraceEvents, row: int, *, sent: bool) -> tuple[int, IP, IP, int] | None:
+    """Protocol, own address, the peer's, and its port; None where some of that is not known."""
+    header = events.header(row)
+    own_at, peer_at = ("src", "dst") if sent else ("dst", "src")
+    protocol = _PROTOCOLS.get(str(header.get("proto")))
+    if protocol is None or header.get(own_at) is None or header.get(peer_at) is None:
+        return None
+    peer_port = header.get("dport" if sent else "sport")
+    if peer_port is None:
+        if protocol not in _ECHOES:
+            return None
+        peer_port = 0
+    own, other = (ipaddress.ip_address(header[name]) for name in (own_at, peer_at))
+    return protocol, own, other, peer_port
+
+
+def _ends_of_plain(events: TraceEvents, row: int, *, sent: bool) -> tuple[int, IP, IP, int] | None:
+    """The same of IPv4 that has ports and is no fragment, which many flows are; None of everything else."""
+    data = events.packet(row)
+    if events.address_family(row) != AF_INET or not data or not 0x45 <= data[0] <= 0x4F:  # noqa: PLR2004
+        return None
+    ports = (data[0] & 0x0F) * 4
+    if len(data) < ports + 4 or data[6] & 0xBF or data[7] or data[9] not in _PORTED:
+        return None
+    own, other = (
+        ipaddress.IPv4Address(data[at : at + 4]) for at in ((12, 16) if sent else (16, 12))
+    )
+    peer = ports + 2 if sent else ports
+    return data[9], own, other, int.from_bytes(data[peer : peer + 2], "big")

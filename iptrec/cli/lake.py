@@ -16,11 +16,12 @@ from iptrec.cli.selection import Utc
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from iptrec.lake.answer import Progress as Told
+    from iptrec.lake.engines import Engine
     from iptrec.lake.question import Question, Value
 
-ENGINES: Final = ("duckdb",)
 _PATIENCE_S: Final = 1.0
 _LARGEST: Final = 1 << 63
 
@@ -32,8 +33,13 @@ def lake(
         list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Parameters of the question.")
     ] = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="NAME", help=f"What asks: {', '.join(ENGINES)}.")
+        str,
+        typer.Option("--engine", metavar="NAME", help="Who answers: duckdb, clickhouse or spark."),
     ] = "duckdb",
+    master: Annotated[
+        str,
+        typer.Option("--master", metavar="URL", help="Spark's cluster, such as spark://host:7077."),
+    ] = "",
     as_csv: AsCsv = False,
     json: AsJson = False,
     output: Output = "-",
@@ -44,8 +50,11 @@ def lake(
     """Ask many recordings of many hosts at once.
 
     Without a question, list them; without a lake, print the SQL of one, with its parameters. A lake is made
-    by iptrec export parquet LAKE/ A.db B.db. Needs duckdb (pip install 'iptrec[lake]'). Exit status 1 when
-    there is no row.
+    by iptrec export parquet LAKE/ A.db B.db. Exit status 1 when there is no row.
+
+    DuckDB (pip install 'iptrec[lake]') and ClickHouse ('iptrec[clickhouse]') work in this process, Apache Spark
+    ('iptrec[spark]', and Java) on this machine or, with --master, on a cluster that sees the same directory.
+    The answers are the same.
 
     Columns that end in _ns are ns since 1970 in --csv and --json; the table has them as times in UTC.
 
@@ -56,12 +65,14 @@ def lake(
       iptrec lake drops lake/ limit=10
 
       iptrec lake changed lake/ time=2026-11-24T00:00:00Z --json
+
+      iptrec lake unhit lake/ --engine spark --master spark://10.0.0.7:7077
     """
+    from iptrec.lake import engines
     from iptrec.lake.question import question as named
     from iptrec.lake.question import questions
 
-    if engine not in ENGINES:
-        raise UsageError(f"--engine {engine!r}: must be one of {', '.join(ENGINES)}")
+    asked = engines.engine(engine, master)
     if as_csv and json:
         raise UsageError(TWO_FORMS)
     if not question:
@@ -73,9 +84,8 @@ def lake(
         print(named(question).text, end="")
         return EXIT_DONE
     found = named(question)
-    return _ask(
-        found, path, _values(found, values or [], utc=utc), _Form(as_csv, json, output, mode, quiet)
-    )
+    sql = found.sql(_values(found, values or [], utc=utc), asked.literal)
+    return _ask(found.name, asked, path, sql, _Form(as_csv, json, output, mode, quiet))
 
 
 class _Form:
@@ -86,20 +96,17 @@ class _Form:
         self.as_csv, self.output, self.mode, self.quiet = as_csv, output, mode, quiet
 
 
-def _ask(question: Question, path: str, values: dict[str, Value], form: _Form) -> int:
+def _ask(title: str, engine: Engine, path: str, sql: str, form: _Form) -> int:
     from pathlib import Path
 
     from iptrec.cli import query
     from iptrec.cli.output import opened
-    from iptrec.lake import duck
 
-    sql = question.sql(values, duck.literal)
     with contextlib.ExitStack() as stack:
-        progress = None if form.quiet else stack.enter_context(_bar(question.name))
-        answer = stack.enter_context(duck.asked(Path(path), sql, progress))
-        rows = answer.rows()
-        first = list(itertools.islice(rows, 1))
-        rows = itertools.chain(first, rows)
+        progress = None if form.quiet else stack.enter_context(_bar(title))
+        answer = stack.enter_context(engine.opened(Path(path), progress))(sql)
+        first = list(itertools.islice(answer.rows, 1))
+        rows = itertools.chain(first, answer.rows)
         with opened(form.output, "-", form.mode) as stream:
             if form.exact:
                 (query.write_csv if form.as_csv else query.write_json)(stream, answer.columns, rows)
@@ -172,23 +179,24 @@ def _time(text: str, *, utc: bool) -> int:
 
 
 @contextlib.contextmanager
-def _bar(title: str) -> Iterator[Callable[[float], None] | None]:
-    """Something that is told how much is done, 0 to 100, and shows it on a terminal once it takes long."""
+def _bar(title: str) -> Iterator[Told | None]:
+    """Something that is told how much is done, and shows it on a terminal once it takes long."""
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
 
     bar = Progress(
-        "{task.description}", BarColumn(), TaskProgressColumn(),
+        "{task.description}", BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         console=Console(stderr=True), transient=True,
     )  # fmt: skip
-    task = bar.add_task(title, total=100)
+    task = bar.add_task(title, total=None)
     begun = time.monotonic()
 
-    def told(done: float) -> None:
-        bar.update(task, completed=done)
+    def told(done: float | None) -> None:
+        if done is not None:
+            bar.update(task, completed=done, total=100)
         if time.monotonic() > begun + _PATIENCE_S:
             bar.start()
 

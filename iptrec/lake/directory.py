@@ -13,6 +13,8 @@ import hashlib
 import os
 import re
 import stat
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.answers.packets import Packets
+    from iptrec.lake.answer import Ask
     from iptrec.recording.rows import Facts, Recording
     from iptrec.views.events import Schema
 
@@ -43,7 +46,7 @@ def is_lake(path: Path) -> bool:
     return any((path / LAST).glob("dt=*/host=*/*.parquet"))
 
 
-def require(path: Path) -> None:
+def _require(path: Path) -> None:
     """Raise `UsageError` where no lake is."""
     if not path.exists():
         raise UsageError(f"{path}: No such file or directory")
@@ -70,8 +73,13 @@ def require_format(path: Path, found: object) -> None:
         )
 
 
-def files(path: Path) -> dict[str, list[Path]]:
-    """The files of each table, rules and those of the recordings that have come in."""
+def require_known(path: Path, ask: Ask) -> None:
+    """Raise `UsageError` where one of the recordings came in by an iptrec with another format."""
+    for (found,) in ask("SELECT DISTINCT format FROM recordings").rows:
+        require_format(path, found)
+
+
+def _files(path: Path) -> dict[str, list[Path]]:
     found = {table: sorted((path / table).glob("dt=*/host=*/*.parquet")) for table in tables.NAMED}
     come = {_of(one) for one in found[LAST]}
     kept = {table: [one for one in paths if _of(one) in come] for table, paths in found.items()}
@@ -85,11 +93,47 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class AtRest:
+    """A lake while it is read. ``files``: those of each table, below ``path``. ``aside``: for temporary files.
+
+    ``link``: another name of its directory, for engines that take a path for a pattern, or NAME=VALUE above the
+    lake for a column.
+    """
+
+    path: Path
+    aside: Path
+    files: dict[str, list[Path]]
+
+    @property
+    def link(self) -> Path:
+        """There are no such names in it."""
+        return self.aside / "lake"
+
+    def told(self, error: Exception) -> RecordingError:
+        """What an engine says of a file."""
+        said = _first_line(error).replace(str(self.link), str(self.path))
+        return RecordingError(said if str(self.path) in said else f"{self.path}: {said}")
+
+
 @contextlib.contextmanager
-def steady(path: Path) -> Iterator[None]:
-    """No recording comes in meanwhile; an export waits."""
-    with _locked(path / LAST, fcntl.LOCK_SH):
-        yield
+def at_rest(path: Path) -> Iterator[AtRest]:
+    """Rules, and the files of the recordings that have come in; an export waits meanwhile.
+
+    Raises `UsageError` where no lake is.
+    """
+    _require(path)
+    require_ours(path)
+    with (
+        _locked(path / LAST, fcntl.LOCK_SH),
+        tempfile.TemporaryDirectory(prefix="iptrec-") as aside,
+    ):
+        files = {
+            table: [one.relative_to(path) for one in some] for table, some in _files(path).items()
+        }
+        found = AtRest(path, Path(aside), files)
+        found.link.symlink_to(path.absolute())
+        yield found
 
 
 @contextlib.contextmanager

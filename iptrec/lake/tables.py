@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.views.tables import BY_NAME, Column, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 FORMAT: Final = 1  # of what this page says; a lake of another one is not written into
 PARTITIONS: Final = ("dt", "host")  # the directories of each table but rules
@@ -123,6 +123,19 @@ TABLES: Final = (
     _of("related", key=("packet", "kind", "other")),
 )
 NAMED: Final = {table.name: table for table in TABLES}
+_KINDS: Final = {"INTEGER": "BIGINT", "TEXT": "VARCHAR"}
+
+
+def typed(table: Table, kinds: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The columns and their types as an engine calls them (``kinds``), directories too; timestamps left out."""
+    columns = [(one.name, kinds[one.type]) for one in table.columns]
+    return columns + [(one, kinds["TEXT"]) for one in PARTITIONS if table.name != "rules"]
+
+
+def empty(table: Table, kinds: Mapping[str, str] = _KINDS) -> str:
+    """SQL with these columns, and no row."""
+    listed = ", ".join(f"CAST(NULL AS {kind}) AS {one}" for one, kind in typed(table, kinds))
+    return f"SELECT {listed} WHERE 1 = 0"
 
 
 def times(table: Table) -> dict[str, str]:
@@ -157,7 +170,7 @@ def described() -> str:
         lines += [f"## {table.name}", "", f"{table.about}{parted}", ""]
         lines += ["| column | type | what |", "|---|---|---|"]
         for column in table.columns:
-            kind = "BIGINT" if column.type == "INTEGER" else "VARCHAR"
+            kind = _KINDS[column.type]
             reference = f" → {column.references}" if column.references else ""
             kind += "" if column.required else ", may be NULL"
             lines.append(f"| {column.name} | {kind} | {column.about}{reference} |")

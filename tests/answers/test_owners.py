@@ -19,10 +19,14 @@ from answers.test_ends import (
     with_sockets,
 )  # fmt: skip
 from handmade import attribute, netlink
+from hypothesis import given
+from hypothesis import strategies as st
 
+from iptrec.answers import owners
 from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.decode.owners import Owner
+from iptrec.decode.packet import header
 from iptrec.recording.rows import Loss
 from iptrec.views import show
 from iptrec.views.packet_json import as_object
@@ -254,3 +258,46 @@ def test_the_root_of_control_groups_is_not_worth_a_word():
     (found,) = Packets(told(processes=root, cgroups={"50": "/"}))
     assert show.as_text(found, Layout()).splitlines()[1].endswith(" UID=7 COMM=named PID=123")
     assert as_object(found)["owner"]["cgroup"] == "/"
+
+
+class Captured:
+    """One event's packet, as `_ends` asks for it."""
+
+    def __init__(self, data, family):
+        self._data, self._family = data, family
+
+    def packet(self, _):
+        return self._data
+
+    def address_family(self, _):
+        return self._family
+
+    def header(self, _):
+        return header(self._data, self._family)
+
+
+@given(st.data())
+def test_plain_packets_have_the_same_ends(data):
+    """Whatever is in their headers, and wherever they are cut off."""
+    whole = bytearray(
+        bytes.fromhex("4500003c1c4640004006b1e6ac100a63ac100a0c04d2005000000001") + bytes(40)
+    )
+    for at in data.draw(
+        st.lists(st.sampled_from([0, 6, 7, 9, 12, 16, 20, 21, 22, 23]), max_size=4)
+    ):
+        whole[at] = data.draw(
+            st.sampled_from([0, 1, 6, 17, 0x40, 0x45, 0x46, 0x4F, 0x60, 0x80, 255])
+        )
+    cut = bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    events = Captured(cut, data.draw(st.sampled_from([0, 2, 10])))
+    for sent in (True, False):
+        found = owners._ends_of_plain(events, 0, sent=sent)
+        assert found in (None, owners._ends(events, 0, sent=sent))
+
+
+def test_plain_packets_are_plain():
+    """TCP and UDP over IPv4, with options and without."""
+    for first, protocol in ((0x45, 6), (0x45, 17), (0x46, 17)):
+        data = bytearray(48)
+        data[0], data[9] = first, protocol
+        assert owners._ends_of_plain(Captured(bytes(data), 2), 0, sent=True)

@@ -353,3 +353,11 @@ def test_nothing_is_left_behind(place):
     before = sorted(place.rglob("*")), sorted(Path.cwd().iterdir())
     assert iptrec("lake", "drops", place / "lake").returncode == 0
     assert (sorted(place.rglob("*")), sorted(Path.cwd().iterdir())) == before
+
+
+def test_directories_above_a_lake_are_no_columns(tmp_path):
+    """Nor is their name a pattern."""
+    path = tmp_path / "host=x" / "dt=2000-01-01" / "a[b]*{c,d}" / "lake"
+    path.parent.mkdir(parents=True)
+    put(path, sample("docker_hairpin"))
+    assert {one["host"] for one in lake("drops", path)} == {"vm"}
