@@ -175,7 +175,9 @@ def test_info_tells_of_each():
     assert re.findall("^## .*", text, re.MULTILINE) == [
         "## vm(loopback.db): loopback.db",
         "## vm(both.db): both.db",
+        "## clocks",
     ]
+    assert text.splitlines()[-1].startswith("not compared: no packet is known to have crossed")
 
 
 def test_a_selection_of_all():
