@@ -187,3 +187,31 @@ def test_all_are_closed(tmp_path, several):
     assert found.closed
     with pytest.raises(RecordingError, match="was closed"):
         found.require_open()
+
+
+def of_namespaces(path, host, namespaces):
+    """A recording of some namespaces, each of which has its own words."""
+    with Writer.create(path, replace(FACTS, host=host, uuid=host)) as writer:
+        for name in namespaces:
+            namespace = writer.add_namespace(name, ord(name))
+            stream = writer.add_stream(namespace, "nflog", {})
+            writer.add_snapshot(namespace, "links", 5, "links", name.encode())
+            writer.append(stream, 10, np.array([1, 1], np.uint32), name.encode() * 2)
+        writer.close(99, "SIGINT")
+    return path
+
+
+def test_namespaces_of_two_files_are_those_of_one(tmp_path, several):
+    """What is split by namespace and read as one is the whole, under the same numbers."""
+    whole = of_namespaces(tmp_path / "whole.db", "h", "abc")
+    found = several(
+        of_namespaces(tmp_path / "1.db", "h", "a"), of_namespaces(tmp_path / "2.db", "i", "bc")
+    )
+    with Reader(whole) as reader:
+        assert found.namespaces == reader.namespaces
+        assert found.streams == reader.streams
+        assert list(found.snapshots()) == list(reader.snapshots())
+        told = [
+            [(one.id, one.stream, one.data) for one in some.chunks()] for some in (found, reader)
+        ]
+        assert told[0] == told[1]
