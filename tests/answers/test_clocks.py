@@ -197,6 +197,15 @@ def test_addresses_and_ports_do_not_matter():
     assert found.bounds.at_most_ns == 5 * MS + US
 
 
+def test_packets_that_look_alike_are_two():
+    """Both hosts took one, or sent one, with the same number: none of them crossed."""
+    packet, other = udp(b"same", ident=9), udp(b"same", ident=9, src="10.0.0.9", ttl=60)
+    assert apart(comes(packet, S, S), comes(other, S + MS, S + MS)) == []
+    assert apart(leaves(packet, S), leaves(other, S + MS)) == []
+    (found,) = apart(leaves(packet, S), comes(other, S + MS, S + MS))  # as one that crossed
+    assert found.bounds.at_most_ns == MS + US
+
+
 def test_one_host_has_one_clock():
     """Two recordings of one are not compared."""
     a, b = crossed(BOTH, lambda _: 0)
