@@ -52,6 +52,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "#8 22:10:58.972 DISCARDED udp 10.0.2.2:20002": "of a recording of tests/live/test_drops.py",
     "IN=lo OUT= SRC=127.0.0.1 DST=127.0.0.1 ... UID=33": "a line of show: tests/live/test_owners_live.py",
     "origin: Docker; keeps": "the last lines that the README has of why",
+    "clock of server is 12.304 ms ahead of client": "a line of info: tests/live/test_hosts_live.py",
     "kernel → recorder → file": "a drawing",
     "lake/packets/dt=": "the name of a file",
     "restrict,command=": "a line of sshd's: tests/live/test_collecting.py has such a one",

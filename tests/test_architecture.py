@@ -59,6 +59,7 @@ MAY_IMPORT = {
         "recording.rows",
         "recording.kinds",
         "recording.hosts",
+        "lake.keys",
     },
     "views": {
         "views",

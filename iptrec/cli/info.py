@@ -78,6 +78,7 @@ def _several(
     columns: int | None,
 ) -> int:
     """Of each of several recordings what is told of it alone."""
+    from iptrec.answers.clocks import clocks
     from iptrec.answers.select import selection
     from iptrec.cli import absent, recordings
     from iptrec.views import hosts as views
@@ -89,7 +90,9 @@ def _several(
         selected = selection(source.rows, chosen.filter, conditions)
     clock = Clock(utc=chosen.utc)
     told = told_of(source.rows, selected)
-    stream.write(views.as_json(told) if json else views.as_text(told, clock, columns))
+    apart = clocks(source.rows)
+    text = views.as_json(told, apart) if json else views.as_text(told, apart, clock, columns)
+    stream.write(text)
     count = sum(one.summary.selected or 0 for one in told)
     if selected is None:
         return EXIT_DONE

@@ -12,11 +12,12 @@ import typer
 from iptrec.cli.output import GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from iptrec.answers.packets import Packets
     from iptrec.api import Recording
     from iptrec.packets.model import Traversal
+    from iptrec.recording import rows
     from iptrec.recording.rows import Loss
     from iptrec.views.text import Layout
 
@@ -96,6 +97,7 @@ class Printer:
         alone: bool = False,
         grows: bool = False,
     ) -> None:
+        from iptrec.recording.hosts import hosts
         from iptrec.views.timestamps import Days
 
         self._stream = stream
@@ -103,7 +105,12 @@ class Printer:
         self._form = form
         self._places = places
         self._alone = alone
-        self._holes = _Holes(recording, grows=grows)
+        several = hosts(recording.rows)
+        self._holes: dict[str | None, _Holes] = {
+            name: _Holes([one.recording for one in several if one.name == name])
+            for name in dict.fromkeys(one.name for one in several)
+        } or {None: _Holes([recording.rows], grows=grows)}
+        self._host = next(iter(self._holes))
         self._days = Days(layout.clock)
         self._grows = grows
         self.chose_brief = False
@@ -112,7 +119,7 @@ class Printer:
         """Print them, and in the end what is missing behind the last; return how many they were."""
         printed = 0
         for packet in self._choose(packets):
-            self._write_holes(packet.time_ns)
+            self._write_before(packet)
             if printed and self._form != "brief":
                 self._stream.write("\n")
             if self._form != "classic":
@@ -121,7 +128,8 @@ class Printer:
             printed += 1
             if self._grows:
                 self._stream.flush()
-        self._write_holes(None)
+        for host in self._holes:
+            self._write_holes(host, None)
         return printed
 
     def columns(self, packets: Packets) -> int:
@@ -164,20 +172,27 @@ class Printer:
             return text.render(limited, self._layout)
         return show.as_text(packet, self._layout, limited.steps)
 
-    def _write_holes(self, time_ns: int | None) -> None:
-        from iptrec.views import text
+    def _write_before(self, packet: Traversal) -> None:
+        """What is missing before a packet; of a host whose packets are over, all of it."""
+        if packet.host != self._host:
+            self._write_holes(self._host, None)
+            self._host = packet.host
+        self._write_holes(packet.host, packet.time_ns)
 
-        if not self._alone and (ended := self._holes.until(time_ns)):
-            classic = self._form == "classic"
-            lines = text.holes(ended) if classic else text.holes(ended, self._layout.clock.full)
-            self._stream.writelines(lines)
+    def _write_holes(self, host: str | None, time_ns: int | None) -> None:
+        from iptrec.views import text
+        from iptrec.views.packet_json import iso_time
+
+        if not self._alone and (ended := self._holes[host].until(time_ns)):
+            when = iso_time if self._form == "classic" else self._layout.clock.full
+            self._stream.writelines(text.holes(ended, when, host))
 
 
 class _Holes:
-    """What is missing between the packets, each once, at its place."""
+    """What is missing between the packets of a host, each once, at its place; its recordings are those."""
 
-    def __init__(self, recording: Recording, *, grows: bool) -> None:
-        self._recording = recording
+    def __init__(self, recordings: Sequence[rows.Recording], *, grows: bool = False) -> None:
+        self._recordings = recordings
         self._losses = self._lost()
         self._shown = 0
         self._looked = time.monotonic()
@@ -186,7 +201,8 @@ class _Holes:
     def _lost(self) -> list[Loss]:
         from iptrec.recording.rows import lost_events
 
-        return sorted(lost_events(self._recording.rows), key=_place_ns)
+        lost = [loss for one in self._recordings for loss in lost_events(one)]
+        return sorted(lost, key=_place_ns)
 
     def until(self, time_ns: int | None) -> list[Loss]:
         """Those whose place is before a packet; None: all."""

@@ -162,13 +162,19 @@ class Several:
 
     @property
     def facts(self) -> Facts:
-        """What is true of all: from the first start to the last stop; interfaces where each has some."""
+        """What is true of all: from the first start to the last stop; interfaces where each has some.
+
+        The filter is that which all have, or none; what is each one's own, as the uuid is, is the first one's.
+        """
         every = [one.facts for one in self._parts]
         stops = [one.stopped_ns for one in every]
         named = all(one.interfaces for one in every)
+        filters = {one.filter for one in every}
         return replace(
             min(every, key=lambda one: one.started_ns),
             host=", ".join(dict.fromkeys(one.name for one in self.hosts)),
+            kernel=", ".join(dict.fromkeys(one.kernel for one in every)),
+            filter=filters.pop() if len(filters) == 1 else None,
             families=tuple(sorted({name for one in every for name in one.families})),
             interfaces=tuple(sorted({name for one in every for name in one.interfaces if named})),
             snaplen=max(one.snaplen for one in every),

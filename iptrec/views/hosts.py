@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.views import info
+from iptrec.views import clocks, info
 from iptrec.views.escape import printable
 from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from iptrec.answers.clocks import Clock as Clocks
     from iptrec.answers.nothing import Nothing
     from iptrec.answers.summary import Summary
     from iptrec.recording.hosts import Host
     from iptrec.recording.rows import Recording
 
 FORMAT: Final = 1
+_NO_CLOCKS: Final = (
+    "not compared: no packet is known to have crossed with times of the kernel on both sides"
+)
 
 
 class Told(NamedTuple):
@@ -29,8 +33,8 @@ class Told(NamedTuple):
     none: Nothing | None
 
 
-def as_json(told: Sequence[Told]) -> str:
-    """One JSON object with its newline, ASCII only."""
+def as_json(told: Sequence[Told], apart: Sequence[Clocks]) -> str:
+    """One JSON object with its newline, ASCII only; ``apart``: how far the clocks are."""
     found = [
         {
             "host": one.host.name,
@@ -41,12 +45,22 @@ def as_json(told: Sequence[Told]) -> str:
     ]
     for one in found:
         del one["format"], one["size"]
-    return json.dumps({"format": FORMAT, "hosts": found}, indent=2) + "\n"
+    whole = {"format": FORMAT, "hosts": found, "clocks": clocks.as_objects(apart)}
+    return json.dumps(whole, indent=2) + "\n"
 
 
-def as_text(told: Sequence[Told], clock: Clock = LOCAL, width: int | None = None) -> str:
-    """Of each its host, its file, and a line for each fact; see `info.as_text`."""
-    return "\n".join(_text(one, clock, width) for one in told)
+def as_text(
+    told: Sequence[Told],
+    apart: Sequence[Clocks],
+    clock: Clock = LOCAL,
+    width: int | None = None,
+) -> str:
+    """Of each its host, its file, and a line for each fact (`info.as_text`); then how far clocks are apart."""
+    parts = [_text(one, clock, width) for one in told]
+    if len({one.host.name for one in told}) > 1:
+        lines = [*clocks.as_text(apart, clock)] or [_NO_CLOCKS]
+        parts.append("".join(f"{line}\n" for line in ["## clocks", *lines]))
+    return "\n".join(parts)
 
 
 def fact_rows(told: Sequence[Told], clock: Clock = LOCAL) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ import numpy as np
 from iptrec.answers.path_counts import ORDERS, PathCounter
 from iptrec.answers.why import Explainer
 from iptrec.packets.model import LOST, decided_at
+from iptrec.recording.hosts import hosts
 from iptrec.version import __version__
 from iptrec.views import hosts as several
 from iptrec.views.diff import as_text as differences_as_text
@@ -365,14 +366,17 @@ def _changes(answers: Answers) -> list[str]:
 
 def _losses(answers: Answers) -> list[dict[str, Any]]:
     """What is missing, and between which times."""
-    found: list[dict[str, Any]] = [
-        {
-            "text": as_line(one, answers.clock),
-            "first_ns": one.first_ns,
-            "last_ns": one.last_ns,
-        }
-        for one in answers.recording.losses
-    ]
-    found += [{"text": text} for text in beside(answers.recording, answers.clock)]
-    found += [{"text": f"Left out {text}"} for text in not_packed(answers.recording)]
+    several = [(f"{one.name}: ", one.recording) for one in hosts(answers.recording)]
+    found: list[dict[str, Any]] = []
+    for host, rows in several or [("", answers.recording)]:
+        found += [
+            {
+                "text": host + as_line(one, answers.clock),
+                "first_ns": one.first_ns,
+                "last_ns": one.last_ns,
+            }
+            for one in rows.losses
+        ]
+        found += [{"text": host + text} for text in beside(rows, answers.clock)]
+        found += [{"text": f"{host}Left out {text}"} for text in not_packed(rows)]
     return fitting(safe(found), _LOSSES)

@@ -93,16 +93,19 @@ def render(traversal: Traversal, layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
-def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list[str]:
+def holes(
+    losses: Sequence[Loss], when: Callable[[int], str] = iso_time, host: str | None = None
+) -> list[str]:
     """Lines between packets for what is missing there: times without tracing, and lost events together.
 
-    ``when`` prints a time, ns since 1970. A time of both families is one line.
+    ``when`` prints a time, ns since 1970. A time of both families is one line. ``host``: whose it is.
     """
+    of_host = "".join(f", {word}" for word in whose(host, None))
     untraced = dict.fromkeys(
         (one.first_ns, one.last_ns, HOLES[one.how]) for one in losses if one.how in HOLES
     )
     lines = [
-        f"-- not traced from {when(first)} to {when(last)}: {how} --\n"
+        f"-- not traced from {when(first)} to {when(last)}: {how}{of_host} --\n"
         for first, last, how in untraced
     ]
     lost = [one for one in losses if one.events or one.how == "enobufs"]
@@ -113,7 +116,7 @@ def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list
             when(min(one.first_ns for one in lost)),
             when(max(one.last_ns for one in lost)),
         )
-        lines.append(f"-- {what} from {first} to {last} --\n")
+        lines.append(f"-- {what} from {first} to {last}{of_host} --\n")
     return lines
 
 

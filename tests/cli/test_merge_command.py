@@ -185,8 +185,8 @@ def events(number):
     """A packet's way, whose content tells it from others."""
     packet = udp(b"%05d" % number, ident=number % 65535 + 1, sport=1000 + number % 50)
     return [
-        ("TRACE: raw:PREROUTING:policy:2 ", packet, {}),
-        ("TRACE: filter:INPUT:policy:1 ", packet, {}),
+        ("raw:PREROUTING:policy:2", packet, {}),
+        ("filter:INPUT:policy:1", packet, {}),
     ]
 
 
@@ -226,6 +226,7 @@ def test_halves_have_the_packets_of_the_whole(tmp_path_factory, count, data):
             for one in Packets(together([reader]))
         )
     assert payloads(both) == alone
+    assert len(alone) == count
 
 
 def test_memory_is_that_of_a_chunk(tmp_path):

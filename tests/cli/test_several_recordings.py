@@ -175,7 +175,9 @@ def test_info_tells_of_each():
     assert re.findall("^## .*", text, re.MULTILINE) == [
         "## vm(loopback.db): loopback.db",
         "## vm(both.db): both.db",
+        "## clocks",
     ]
+    assert text.splitlines()[-1].startswith("not compared: no packet is known to have crossed")
 
 
 def test_a_selection_of_all():
@@ -322,7 +324,14 @@ def test_flaws_are_told_by_file(tmp_path):
     done = iptrec("show", LOOPBACK, cut)
     assert "cut.db: 7 events lost; see iptrec info; cut.db: cut off" in done.stderr
     assert "loopback.db:" not in done.stderr
-    assert "-- 7 events lost" in done.stdout
+    (line,) = [one for one in done.stdout.splitlines() if "7 events lost" in one]
+    assert line.endswith(", host=vm(cut.db) --")
+    lines = done.stdout.splitlines()
+    of = [re.search(r"host=(\S+?)[ ,]", one)[1] for one in lines if " host=" in one]
+    assert of == sorted(of, key=of.index)  # among the packets of its host, not of another one's
+    page = tmp_path / "page.html"
+    iptrec("report", LOOPBACK, cut, "-o", page)
+    assert "vm(cut.db): 7 between" in page.read_text()
 
 
 def test_each_is_recorded_by_its_own_interfaces(tmp_path):
@@ -340,6 +349,15 @@ def test_each_is_recorded_by_its_own_interfaces(tmp_path):
     assert len(told("show", LOOPBACK, only, "--iface", "any")) == len(told("show", LOOPBACK)) + len(
         told("show", NFT)
     )
+
+
+def test_an_issue_names_each():
+    shown = iptrec("why", LOOPBACK, BOTH, "--verdict", "DROP", "--markdown").stdout
+    assert re.findall("^#### .*", shown, re.MULTILINE) == [
+        "#### `vm(loopback.db)`",
+        "#### `vm(both.db)`",
+    ]
+    assert shown.count("- iptrec: ") == 2
 
 
 def test_orphans_name_the_host():

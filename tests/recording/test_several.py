@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iptrec.errors import RecordingError
+from iptrec.files import Draft
 from iptrec.recording.hosts import host_of, of_namespace
 from iptrec.recording.reader import Reader
+from iptrec.recording.rewrite import Rewrite
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.several import Several, together
 from iptrec.recording.writer import Writer
@@ -134,6 +139,9 @@ def test_what_is_told_of_all(tmp_path, several):
     assert (found.facts.started_ns, found.facts.stopped_ns) == (5 * S, 7 * S + 99)
     assert (found.facts.host, found.facts.closed, found.running) == ("a, b", True, False)
     assert found.facts.interfaces == ()  # the other one has all
+    assert found.facts.filter == "tcp"
+    other = several(first, made(tmp_path / "d.db", "d", filter="udp", kernel="Linux 7"))
+    assert (other.facts.filter, other.facts.kernel) == (None, "Linux, Linux 7")
     cut = several(first, made(tmp_path / "c.db", "c", close=False))
     assert (cut.facts.closed, cut.facts.stopped_ns) == (False, None)
     assert cut.facts.interfaces == ("lo",)
@@ -166,8 +174,6 @@ def test_a_recording_that_grows_is_as_it_was_opened(tmp_path, several):
 
 @pytest.mark.parametrize("number", [2**61, -5])
 def test_numbers_that_no_recorder_gives(number, tmp_path, several):
-    import sqlite3
-
     path = made(tmp_path / "a.db", "a")
     with sqlite3.connect(path) as raw:
         raw.execute("UPDATE snapshot SET id = ?", [number])
@@ -187,3 +193,68 @@ def test_all_are_closed(tmp_path, several):
     assert found.closed
     with pytest.raises(RecordingError, match="was closed"):
         found.require_open()
+
+
+def of_namespaces(path, host, namespaces):
+    """A recording of some namespaces, each of which has its own words."""
+    with Writer.create(path, replace(FACTS, host=host, uuid=host)) as writer:
+        for name in namespaces:
+            namespace = writer.add_namespace(name, ord(name))
+            stream = writer.add_stream(namespace, "nflog", {})
+            writer.add_snapshot(namespace, "links", 5, "links", name.encode())
+            writer.append(stream, 10, np.array([1, 1], np.uint32), name.encode() * 2)
+        writer.close(99, "SIGINT")
+    return path
+
+
+def test_namespaces_of_two_files_are_those_of_one(tmp_path, several):
+    """What is split by namespace and read as one is the whole, under the same numbers."""
+    whole = of_namespaces(tmp_path / "whole.db", "h", "abc")
+    found = several(
+        of_namespaces(tmp_path / "1.db", "h", "a"), of_namespaces(tmp_path / "2.db", "i", "bc")
+    )
+    with Reader(whole) as reader:
+        assert found.namespaces == reader.namespaces
+        assert found.streams == reader.streams
+        assert list(found.snapshots()) == list(reader.snapshots())
+        told = [
+            [(one.id, one.stream, one.data) for one in some.chunks()] for some in (found, reader)
+        ]
+        assert told[0] == told[1]
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    """A file of two recordings that stays as it is."""
+    place = tmp_path_factory.mktemp("merged")
+    readers = [Reader(made(place / f"{name}.db", name)) for name in "ab"]
+    with Several(readers) as found, Draft(place / "all.db", named=True) as draft:
+        with Rewrite(draft, merged=True) as rewrite:
+            rewrite.merge(found)
+        draft.publish(replace=False)
+    return place / "all.db"
+
+
+def test_a_merged_file_has_the_rows(merged, several):
+    found = several(merged)
+    alone = several(merged.with_name("a.db"), merged.with_name("b.db"))
+    assert rows(found) == rows(alone)
+    with pytest.raises(RecordingError, match="holds several recordings"):
+        _ = Reader(merged).facts
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1))
+def test_damaged_bytes_of_a_merged_file(merged, changes):
+    """Any bytes changed anywhere: rows or a RecordingError of one line."""
+    damaged = bytearray(merged.read_bytes())
+    path = merged.with_name("t.db")
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    path.write_bytes(damaged)
+    try:
+        with Reader(path) as reader:
+            found = together([reader])
+            rows(found) if isinstance(found, Several) else list(found.chunks())
+    except RecordingError as error:
+        assert str(error).isprintable()  # noqa: PT017 - either outcome is right
