@@ -37,7 +37,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "mv": "is of docs/collecting.md, behind kubectl",
     "pipx": "installs from the network",
     "python3": "builds the package, or an environment for it",
-    "rclone": "ships to a store that nobody has here",
+    "rclone": "is of docs/collecting.md: tests/live/test_collecting.py",
     "rm": "is of docs/collecting.md: tests/live/test_collecting.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",

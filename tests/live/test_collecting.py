@@ -374,6 +374,38 @@ def test_a_day_that_goes(fleet):
     )
 
 
+def test_object_storage(fleet):
+    """What has ended goes to a store by rclone, and from there to the collector and the lake."""
+    if shutil.which("rclone") is None:
+        pytest.skip("rclone: not found")
+    store = fleet.home / "store"
+    fleet.environment |= {
+        "RCLONE_CONFIG": "/dev/null", "RCLONE_CONFIG_STORE_TYPE": "alias",
+        "RCLONE_CONFIG_STORE_REMOTE": str(store),
+    }  # fmt: skip
+    child = fleet.record("web1")
+    fleet.lab.run([sys.executable, "-c", SEND, "20"], "web1")
+    time.sleep(1)
+    name = piece(child)
+    spool = fleet.home / "spool"
+    for beginning in ("iptrec-ship /var/lib", "rclone move", "rclone copy"):
+        words = line(beginning).replace("/var/lib/iptrec", str(fleet.home / "web1"))
+        words = words.replace("/var/spool/iptrec", str(spool))
+        with fleet.lab.popen(
+            ["env", "-C", fleet.desk, "sh", "-c", words], "web1", env=fleet.environment
+        ) as done:
+            assert done.wait(timeout=60) == 0
+    assert [one.name for one in fleet.incoming] == [name]
+    assert [*fleet.home.glob("spool/*")] == []
+    assert (
+        fleet.home / "web1" / name.replace(name[name.rindex("-") :], ".db")
+    ).exists()  # the ring goes on
+    assert fleet.export() == (0, "")
+    assert sum(one["packets"] for one in fleet.ask("drops")) == 10
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+
+
 def test_old_pieces_go(tmp_path):
     """And neither the ring nor what is younger."""
     words = line("find /var/lib/iptrec").replace("/var/lib/iptrec", str(tmp_path))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 
 import duckdb
 import pytest
 from command import iptrec
 from published import FITS
-from test_lake_live import BACKENDS, COUNT, hosts, record
+from recorder import start, stop
+from sides import echo
+from test_lake_live import BACKENDS, COUNT, ROUTER, SEND, hosts, record
 
 from iptrec.views.published import PUBLISHED
 
@@ -83,3 +86,30 @@ def test_directions(hosts, tmp_path, backend):
         ecs = {one["network"].get("direction") for one in events(paths[host], "ecs")
                if one["destination"].get("port") in (5000, 6000)}  # fmt: skip
         assert (ocsf, ecs) == ({way[0]}, {way[1]}), host
+
+
+def test_connections(hosts, tmp_path, backend):
+    """With --conntrack each packet is made by itself: its connection's id is there, in lines and in files."""
+    hosts.restore(None, "ipv4", ROUTER, backend)
+    path = tmp_path / "t.db"
+    with echo(hosts, "b"):
+        child = start(hosts, "udp", "-o", path, "--conntrack", "--backend", backend)
+        hosts.run([sys.executable, "-c", SEND, "numbered", "10"], "a")
+        stop(child)
+    shown = [json.loads(one) for one in iptrec("show", path, "--json").stdout.splitlines()]
+    wanted = [one["connection"] and str(one["connection"]["id"]) for one in shown]
+    assert any(wanted)
+    ocsf, ecs = events(path, "ocsf"), events(path, "ecs")
+    for one, told, event, line in zip(wanted, shown, ocsf, ecs, strict=True):
+        FITS["ocsf"](event)
+        FITS["ecs"](line)
+        assert told["packet"] == event["metadata"]["sequence"] == line["event"]["sequence"]
+        if one is not None:
+            assert (event["connection_info"]["uid"], line["iptrec"]["ct_id"]) == (one, one)
+    done = iptrec("export", "parquet", f"{tmp_path}/lake/", path, "-q", "--schema", "ocsf")
+    assert done.returncode == 0
+    found = duckdb.sql(
+        f"SELECT connection_info.uid FROM '{tmp_path}/lake/network_activity/**/*.parquet'"
+        " ORDER BY metadata.sequence"
+    ).fetchall()
+    assert [one for (one,) in found] == [one["connection_info"].get("uid") for one in ocsf]
