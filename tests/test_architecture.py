@@ -63,7 +63,16 @@ MAY_IMPORT = {
         "recording.kinds",
         "files",
     },
-    "lake": {"lake", "views", "answers", "packets", "decode", "recording.rows", "files"},
+    "lake": {
+        "lake",
+        "views",
+        "answers",
+        "packets",
+        "decode",
+        "rulesets.table_names",
+        "recording.rows",
+        "files",
+    },
     "pack": {
         "pack",
         "answers",

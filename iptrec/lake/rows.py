@@ -12,6 +12,7 @@ import numpy as np
 
 from iptrec.lake import keys, tables
 from iptrec.recording.rows import lost_events
+from iptrec.rulesets.table_names import plain
 from iptrec.views import arrow, table_rows
 from iptrec.views.filed import Filed
 from iptrec.views.tables import BY_NAME
@@ -118,7 +119,10 @@ class Rows:
 
         kept = [one.name for one in tables.NAMED["rules"].columns[1:]]
         ids = []
-        for row in zip(*(rules[one].to_pylist() for one in kept), strict=True):
+        columns = {one: rules[one].to_pylist() for one in kept}
+        # Which other backend was recorded beside it is no fact of a rule.
+        columns["table_name"] = [*map(plain, columns["table_name"])]
+        for row in zip(*columns.values(), strict=True):
             digest = _digest(row[: len(_CONTENT)])
             self.rules.setdefault(digest, row)
             ids.append(digest)
