@@ -74,7 +74,16 @@ MAY_IMPORT = {
         "recording.hosts",
         "files",
     },
-    "lake": {"lake", "views", "answers", "packets", "decode", "recording.rows", "files"},
+    "lake": {
+        "lake",
+        "views",
+        "answers",
+        "packets",
+        "decode",
+        "rulesets.table_names",
+        "recording.rows",
+        "files",
+    },
     "pack": {
         "pack",
         "answers",

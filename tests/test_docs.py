@@ -44,6 +44,7 @@ NO = {
     "diff",
     "check",
     "--orphans",
+    "differing",
 }  # 1 says something of the sample: different, failed, there are none
 PRINTED = {"v4.rules": "iptables-save", "v6.rules": "ip6tables-save"}  # of the sample
 

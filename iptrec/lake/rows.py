@@ -9,6 +9,7 @@ import numpy as np
 
 from iptrec.lake import keys, tables
 from iptrec.lake.counted import Counted
+from iptrec.rulesets.table_names import plain
 from iptrec.views import arrow, table_rows
 from iptrec.views.event_facts import rule_digest
 from iptrec.views.filed import Filed
@@ -87,7 +88,10 @@ class Rows:
 
         kept = [one.name for one in tables.NAMED["rules"].columns[1:]]
         ids = []
-        for row in zip(*(rules[one].to_pylist() for one in kept), strict=True):
+        columns = {one: rules[one].to_pylist() for one in kept}
+        # Which other backend was recorded beside it is no fact of a rule.
+        columns["table_name"] = [*map(plain, columns["table_name"])]
+        for row in zip(*columns.values(), strict=True):
             digest = rule_digest(row[: len(_CONTENT)])
             self.rules.setdefault(digest, row)
             ids.append(digest)

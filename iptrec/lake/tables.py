@@ -42,6 +42,7 @@ def _of(name: str, columns: Iterable[Column] = (), *, key: tuple[str, ...]) -> T
 
 _RULES: Final = BY_NAME["rules"].places
 _CONTENT: Final = ("family", "table_name", "chain", "spec", "target", "target_args", "comment")
+_TABLE: Final = _text("table_name", "table, such as filter, of whichever backend, or inet fw")
 TABLES: Final = (
     Table(
         "recordings",
@@ -78,8 +79,14 @@ TABLES: Final = (
         "rules",
         "Each rule that was in force anywhere, once, whoever had it.",
         (
-            _text("rule_id", "digest of family, table_name, chain and spec"),
-            *(BY_NAME["rules"].columns[_RULES[name]] for name in _CONTENT),
+            _text(
+                "rule_id",
+                "digest of family, table_name, chain and spec, so that it is the same in each recording",
+            ),
+            *(
+                _TABLE if name == "table_name" else BY_NAME["rules"].columns[_RULES[name]]
+                for name in _CONTENT
+            ),
         ),
         ("rule_id",),
     ),

@@ -15,6 +15,7 @@ from iptrec.decode.headers import Texts
 from iptrec.decode.packet import TCP_FLAGS
 from iptrec.names import FAMILIES, HOOKS, PROTOCOL_NUMBERS
 from iptrec.packets.model import decided_at
+from iptrec.rulesets.table_names import plain
 from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _decision(packet: Traversal) -> Known:
     if step is None or place.rule is None or step.spec is None:
         return found
     return found | {
-        "rule_digest": rule_digest((packet.family, place.table, place.chain, step.spec)),
+        "rule_digest": rule_digest((packet.family, plain(place.table), place.chain, step.spec)),
         "spec": step.spec,
         "comment": step.comment,
         "target": step.target,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import sqlite3
@@ -53,7 +55,7 @@ def test_rows_are_those_of_each_recording(path, lake):
         assert ask(lake, f"SELECT {of} WHERE recording = '{name}' {order}") == query(
             path, f"SELECT {of} {order}"
         ), table
-    rules = "rules.family, rules.table_name, rules.chain, {}.rule, spec, comment"
+    rules = "rules.family, {0}.table_name, rules.chain, {0}.rule, spec, comment"
     assert ask(
         lake,
         f"SELECT {rules.format('places')}, untraced FROM places JOIN rules USING (rule_id)"
@@ -249,6 +251,18 @@ def test_rules_are_there_once(tmp_path):
     assert ask(lake, "SELECT DISTINCT count(*) FROM places GROUP BY host") == query(
         source, "SELECT count(*) FROM rules"
     )
+
+
+def test_a_rule_is_the_same_whatever_was_recorded_beside_it(tmp_path):
+    """Of both backends "legacy filter", of one alone "filter": one row, which has the plain name."""
+    put(tmp_path / "lake", sample("both"))
+    found = ask(tmp_path / "lake", "SELECT rule_id, family, table_name, chain, spec FROM rules")
+    assert "filter" in {table for _, _, table, _, _ in found}
+    for rule_id, *content in found:
+        assert not content[1].startswith(("legacy ", "nft "))
+        assert rule_id == hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    names = ask(tmp_path / "lake", "SELECT DISTINCT table_name FROM places")
+    assert ("legacy filter",) in names
 
 
 HOSTS = [

@@ -16,6 +16,7 @@ from lakes import SAMPLES, another, put, query, sample
 
 from iptrec.lake.question import questions
 from iptrec.recording.reader import Reader
+from iptrec.rulesets.table_names import plain
 
 FIELDS = (
     "packet, time_ns, family, proto, src, dst, dport, length, verdict, ambiguous, complete, decided_table,"
@@ -51,11 +52,13 @@ class Truth:
                 self.packets.append(
                     one | {"host": host, "recording": name, "place": (*place, rule)}
                 )
-            content = "family, table_name, chain, spec"
-            for row in query(path, f"SELECT {content}, packets FROM rule_hits"):
-                self.rules.append((row[:-1], host, name))
+            for row in query(
+                path, "SELECT family, table_name, chain, spec, packets FROM rule_hits"
+            ):
+                content = row[0], plain(row[1]), *row[2:-1]
+                self.rules.append((content, host, name))
                 if row[-1]:
-                    self.hit.add(row[:-1])
+                    self.hit.add(content)
 
 
 @pytest.fixture(scope="module")
