@@ -42,12 +42,13 @@ def opened(
     from iptrec.cli.index import remembered
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
-    from iptrec.recording.several import Several
 
     path = named(path)
     with _told_by_recorder(), contextlib.ExitStack() as stack:
         first = stack.enter_context(Reader(path, held))
         if more or (merged and first.merged):
+            from iptrec.recording.several import Several
+
             others = [stack.enter_context(Reader(named(one))) for one in more]
             several = Several([first, *others])
             _tell_copies(several)

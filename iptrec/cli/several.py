@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -54,6 +53,8 @@ def _matching(word: str) -> list[str]:
     """The files that a pattern means, by their names."""
     if not _WILD.search(word):
         return []
+    import glob
+
     with contextlib.suppress(OSError, ValueError):
         if not Path(word).exists():
             return sorted(one for one in glob.glob(word) if Path(one).is_file())  # noqa: PTH207 - absolute ones, too
