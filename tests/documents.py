@@ -114,10 +114,12 @@ def blocks(page):
 
 
 def kind(block):
-    """What a block is: "shell", "python", "toml", "unit" or "output"; None: nobody knows."""
+    """What a block is: "shell", "python", "toml", "unit", "sql" or "output"; None: nobody knows."""
     first = block.splitlines()[0]
     if any(first.startswith(words) for words in OUTPUTS):
         return "output"
+    if first.startswith(("INSTALL ", "SET ", "CREATE ")):
+        return "sql"
     if first in {"[[expect]]", "[Service]"}:
         return "toml" if first == "[[expect]]" else "unit"
     if first.startswith("$ ") or Line("", first).runs:
