@@ -60,7 +60,7 @@ hosts: $(VENV)/installed | system-tests ## real firewalls' rules under 100,000 p
 
 lake: $(VENV)/installed | system ## the questions of a lake asked of ClickHouse, Spark and a cluster of it; installs them
 	@tools/system-packages lake
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clickhouse,spark]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clickhouse,spark]' 'moto[server]'
 	$(BIN)/python tools/spark-cluster $(BIN)/python -m pytest tests/lake_engines
 
 soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk

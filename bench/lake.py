@@ -1,13 +1,15 @@
-"""A lake of generated hosts: what its export and each question cost, at 10^5, 10^6 and 10^7 steps.
+"""A lake of generated hosts: what its export and each question cost, by each engine, at 10^5 to 10^7 steps.
 
-usage: python bench/lake.py [MOST]
+usage: python bench/lake.py [MOST [PLOT.svg]]
 
-Two real recordings, of a host that drops a flood and of one that takes it, become those of many: each with
-another name, other addresses and a later time, the same ones in each run (SEED).
+Two real recordings, of a host that drops a flood and of one that takes it, become those of a hundred: each with
+another name, other addresses and a later time, the same ones in each run (SEED). MOST: steps; 100000000 of them
+take 10 GB of $TMPDIR. An engine that is not installed is left out.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import re
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import scale
 import zstandard
+from plot import Panel, draw
 from record import RULES
 from says import until_it_says
 
@@ -32,7 +35,10 @@ from iptrec.demo.lab import Lab
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SIZES: Final = (100_000, 1_000_000, 10_000_000)
+SIZES: Final = (100_000, 1_000_000, 10_000_000, 100_000_000)
+USUAL: Final = 10_000_000
+HOSTS: Final = 100
+ENGINES: Final = {"duckdb": "duckdb", "clickhouse": "chdb", "spark": "pyspark"}
 PACKETS: Final = 7_000  # of a base; each goes out and in again, 14 steps
 SEED: Final = 21
 DAYS: Final = 7  # over which the hosts are spread
@@ -130,13 +136,13 @@ def _moved(raw: bytes, number: int, later_s: int) -> bytes:
 
 
 def hosts(bases: list[Path], directory: Path, count: int) -> Iterator[Path]:
-    """Recordings of so many hosts."""
+    """So many recordings, of as many hosts or of a hundred, no two begun at once."""
     chance = random.Random(SEED)  # noqa: S311 - the same hosts each time
+    later = chance.sample(range(DAYS * _DAY_S), 10_000)
     for number in range(count):
-        path = directory / f"node{number:04}.db"
-        later_s = chance.randrange(DAYS * _DAY_S)
+        path = directory / f"{number:04}.db"
         if not path.exists():
-            generated(bases[number % len(bases)], path, number, later_s)
+            generated(bases[number % len(bases)], path, number % HOSTS, later[number])
         yield path
 
 
@@ -154,9 +160,48 @@ def size_of(directory: Path) -> int:
     return sum(one.stat().st_size for one in directory.rglob("*") if one.is_file())
 
 
+def questions(lake: Path, steps: int, middle: int) -> Iterator[tuple[str, float, int]]:
+    """Ask each one by each engine: the engine, seconds of the processor, and bytes of memory at most."""
+    known = next((lake / "recordings").rglob("*.parquet")).name.rpartition("-")[0]
+    for engine, package in ENGINES.items():
+        if importlib.util.find_spec(package) is None:
+            continue
+        for question, words in _QUESTIONS.items():
+            filled = [one.format(middle=middle, recording=known) for one in words]
+            elapsed, cpu, memory = run(
+                "lake", question, str(lake), *filled, "-q", "--engine", engine
+            )
+            print(
+                f"| lake: {question} by {engine}, {steps:,} steps | {elapsed:.2f} s, {cpu:.2f} s of CPU,"
+                f" {memory / 1e6:.0f} MB | |",
+                flush=True,
+            )
+            yield engine, cpu, memory
+
+
+def drawn(found: dict[str, list[tuple[int, float, int]]]) -> str:
+    """A plot of (steps, seconds of the processor, bytes) by who took them."""
+    return draw(
+        Panel(
+            "seconds of CPU, seven questions; export",
+            {name: [(steps, cpu) for steps, cpu, _ in some] for name, some in found.items()},
+            "steps",
+        ),
+        Panel(
+            "memory at most, MB",
+            {
+                name: [(steps, most / 1e6) for steps, _, most in some]
+                for name, some in found.items()
+            },
+            "steps",
+        ),
+    )
+
+
 def main() -> None:
     """Measure."""
-    most = int(sys.argv[1]) if len(sys.argv) > 1 else SIZES[-1]
+    most = int(sys.argv[1]) if len(sys.argv) > 1 else USUAL
+    found: dict[str, list[tuple[int, float, int]]] = {}
     with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as name:
         directory = Path(name)
         bases = [directory / "drops.base", directory / "takes.base"]
@@ -172,24 +217,24 @@ def main() -> None:
             paths = list(hosts(bases, directory, max(2, round(size / steps))))
             lake = directory / f"lake{size}"
             elapsed, cpu, memory = run("export", "parquet", f"{lake}/", "-q", *map(str, paths))
-            exact = len(paths) * steps
+            exact, of = len(paths) * steps, min(len(paths), HOSTS)
             print(
-                f"| lake: export, {exact:,} steps of {len(paths)} hosts | {elapsed:.1f} s, {cpu:.1f} s of CPU:"
+                f"| lake: export, {exact:,} steps of {of} hosts | {elapsed:.1f} s, {cpu:.1f} s of CPU:"
                 f" {exact / cpu:,.0f} steps/s; {memory / 1e6:.0f} MB; {size_of(lake) / exact:.1f} bytes a step"
                 " | 400,000 steps/s |",
                 flush=True,
             )
+            found.setdefault("export", []).append((exact, cpu, memory))
             elapsed, cpu, _ = run("export", "parquet", f"{lake}/", "-q", *map(str, paths))
             print(f"| lake: the same again | {elapsed:.1f} s, {cpu:.1f} s of CPU | |", flush=True)
-            known = next((lake / "recordings").rglob("*.parquet")).name.rpartition("-")[0]
-            for question, words in _QUESTIONS.items():
-                filled = [one.format(middle=middle, recording=known) for one in words]
-                elapsed, cpu, memory = run("lake", question, str(lake), *filled, "-q")
-                print(
-                    f"| lake: {question}, {exact:,} steps | {elapsed:.2f} s, {cpu:.2f} s of CPU,"
-                    f" {memory / 1e6:.0f} MB | |",
-                    flush=True,
-                )
+            totals: dict[str, tuple[float, int]] = {}
+            for engine, cpu, memory in questions(lake, exact, middle):
+                all_cpu, highest = totals.get(engine, (0.0, 0))
+                totals[engine] = all_cpu + cpu, max(highest, memory)
+            for engine, (all_cpu, highest) in totals.items():
+                found.setdefault(engine, []).append((exact, all_cpu, highest))
+            if len(sys.argv) > 2:  # noqa: PLR2004 - the name of a plot
+                Path(sys.argv[2]).write_text(drawn(found))
             shutil.rmtree(lake)
 
 

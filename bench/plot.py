@@ -6,17 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-_COLOURS: Final = ("#1f6fb4", "#c0392b", "#2e8b57")
+_COLOURS: Final = ("#1f6fb4", "#c0392b", "#2e8b57", "#777")
 _WIDTH, _HEIGHT = 300, 220  # of a panel's inside
 _LEFT, _TOP, _GAP, _BOTTOM = 56, 34, 84, 46
 
 
 @dataclass(frozen=True)
 class Panel:
-    """``lines``: name -> points (events, value), all above 0."""
+    """``lines``: name -> points (how many, value), all above 0. ``across``: of what."""
 
     title: str
     lines: dict[str, list[tuple[float, float]]]
+    across: str = "events"
 
 
 def draw(*panels: Panel) -> str:
@@ -59,7 +60,9 @@ def _panel(panel: Panel, left: int) -> list[str]:
             f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**decade:g}</text>'
         )
     middle = left + _WIDTH / 2
-    body.append(f'<text x="{middle}" y="{_TOP + _HEIGHT + 34}" text-anchor="middle">events</text>')
+    body.append(
+        f'<text x="{middle}" y="{_TOP + _HEIGHT + 34}" text-anchor="middle">{panel.across}</text>'
+    )
     for number, (name, line) in enumerate(panel.lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         spots = [place(x, y) for x, y in line]

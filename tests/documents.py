@@ -124,12 +124,14 @@ def blocks(page):
 
 
 def kind(block):
-    """What a block is: "shell", "script", "python", "toml", "unit" or "output"; None: nobody knows."""
+    """What a block is: "shell", "script", "python", "toml", "unit", "sql" or "output"; None: nobody knows."""
     first = block.splitlines()[0]
     if any(first.startswith(words) for words in OUTPUTS):
         return "output"
     if first == "#!/bin/sh":
         return "script"
+    if first.startswith(("INSTALL ", "SET ", "CREATE ")):
+        return "sql"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
     if first.startswith("$ ") or Line("", first).runs:

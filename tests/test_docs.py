@@ -97,6 +97,7 @@ def test_every_block_has_a_kind():
         ("$ iptrec show trace.db\n#1 ...\n", "shell"),
         ("import iptrec\n", "python"),
         ("[[expect]]\nverdict = 'DROP'\n", "toml"),
+        ("SET x = 1;\n", "sql"),
         ("docker exec box iptrec trace\n", None),
         ("iptrec show trace.db | less\n", None),
     ],

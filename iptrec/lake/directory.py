@@ -113,7 +113,7 @@ class AtRest:
     def told(self, error: Exception) -> RecordingError:
         """What an engine says of a file."""
         said = _first_line(error).replace(str(self.link), str(self.path))
-        return RecordingError(said if str(self.path) in said else f"{self.path}: {said}")
+        return RecordingError(said if said.startswith(f"{self.path}") else f"{self.path}: {said}")
 
 
 @contextlib.contextmanager

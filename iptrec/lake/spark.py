@@ -166,4 +166,4 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 def _cause(error: Exception) -> Exception:
     """What Java says, without the words of who called it."""
     cause = getattr(error, "java_exception", None)
-    return error if cause is None else Exception(cause.toString())
+    return error if cause is None else Exception(cause.getMessage() or cause.toString())
