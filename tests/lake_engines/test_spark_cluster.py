@@ -36,7 +36,8 @@ def started(tmp_path):
     yield start
     for child in children:
         child.kill()
-        child.communicate()
+        child.wait()
+        child.stdout.close()
 
 
 def left(folder):
@@ -59,7 +60,9 @@ def test_it_ends_with_its_command(started, tmp_path):
 
 def test_it_ends_by_a_signal(started, tmp_path):
     """The command gets it, and then the cluster ends."""
-    child = started("bash", "-c", "trap 'echo heard; exit' TERM; echo ready; sleep 600 & wait")
+    child = started(
+        "bash", "-c", "trap 'echo heard; kill $!; exit' TERM; echo ready; sleep 600 & wait"
+    )
     assert child.stdout.readline() == "ready\n"
     child.send_signal(signal.SIGTERM)
     assert (child.communicate(timeout=60)[0], child.returncode) == ("heard\n", 143)
