@@ -314,7 +314,10 @@ def has_open(pid, path):
 
 
 def test_a_recorder_that_was_killed(fleet):
-    """What it left is not shipped by itself, as its end is elsewhere; its pack has all, and a lake takes it."""
+    """What it left is not shipped by itself, as its end is elsewhere; its pack has all, and a lake takes it.
+
+    The next one that is started puts it aside, and then its pack is shipped.
+    """
     child = fleet.record("web2")
     fleet.lab.run([sys.executable, "-c", SEND, "40"], "web2")
     time.sleep(1)  # its last quarter of a second may be lost
@@ -331,6 +334,29 @@ def test_a_recorder_that_was_killed(fleet):
     assert sum(one["packets"] for one in fleet.ask("drops")) == 20
     (row,) = fleet.ask("incomplete")
     assert row["closed"] == 0
+    unit = printed("unit", "[Service]\nEnvironment=TZ=UTC\n")
+    before = re.search(r"^ExecStartPre=-/bin/sh -c '(.*)'$", unit, re.MULTILINE)[1]
+    before = (
+        before.replace("$$", "$").replace("%%", "%").replace("/var/lib/iptrec", f"{path.parent}")
+    )
+    for _ in range(2):  # the second time there is nothing
+        subprocess.run(["sh", "-c", before], check=False, stderr=subprocess.DEVNULL)
+    assert fleet.ship("web2") == (0, "")
+    shipped = fleet.desk / "incoming" / "web2" / f"{path.stem}.zip"
+    assert sum(dropped([shipped]).values()) == 20
+    assert [one for one in path.parent.rglob("*") if one.is_file()] == []
+
+
+def test_what_cannot_be_read_is_no_success(fleet):
+    """It stays, whatever it is called; the others go."""
+    folder = fleet.home / "web1"
+    folder.mkdir()
+    shutil.copy(documents.ROOT / "samples" / "both.db", folder / "-x y.db")
+    (folder / "broken.db").write_bytes(b"nothing of the kind")
+    status, said = fleet.ship("web1")
+    assert (status, said.count("\n"), "broken.db" in said) == (1, 1, True)
+    assert [one.name for one in fleet.incoming] == ["-x y.db"]
+    assert [one.name for one in folder.iterdir()] == ["broken.db"]
 
 
 def test_a_copy_that_is_half(fleet):
@@ -413,11 +439,14 @@ def test_old_pieces_go(tmp_path):
         ("a-20261129T093012Z.db", 5),
         ("b-20261129T093012Z.db", 1),
         ("a-20261129T080000.db", 5),
+        ("cut/a-20261128T080000.db-wal", 5),
+        ("a-20261127T080000.zip", 5),
     ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - days * 86_400,) * 2)
     subprocess.run(["bash", "-c", words], check=True)
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
+    assert sorted(one.name for one in tmp_path.rglob("*") if one.is_file()) == [
         "a-20261129T080000.db",
         "b-20261129T093012Z.db",
     ]
