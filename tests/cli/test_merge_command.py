@@ -134,6 +134,7 @@ HOSTILE = {
     "numbers too high": (["UPDATE chunk SET id = 2305843009213693952 + id"], "numbers its rows as no"),
     "numbers too low": (["UPDATE snapshot SET id = -id"], "numbers its rows as no recorder does"),
     "a stream of nobody": (["UPDATE stream SET namespace = 77"], "belongs to a namespace 77 that is not there"),
+    "a chunk of nobody": (["UPDATE chunk SET stream = 12345 WHERE id = 2"], "belongs to a stream 12345 that"),
     "another format": (["PRAGMA user_version = 3"], "that no recording has"),
 }  # fmt: skip
 

@@ -364,3 +364,16 @@ def test_orphans_name_the_host():
     done = iptrec("show", "--orphans", LOOPBACK, BOTH)
     each = [iptrec("show", "--orphans", one).stdout.splitlines() for one in (LOOPBACK, BOTH)]
     assert len(done.stdout.splitlines()) == sum(map(len, each))
+
+
+@pytest.mark.parametrize("words", [["show"], ["info"], ["paths"], ["rules"], ["show", "udp"]])
+def test_chunks_of_no_stream_are_damage(words, tmp_path):
+    """Whoever reads stream by stream would not come across them; alone, and beside others."""
+    path = tmp_path / "damaged.db"
+    shutil.copy(LOOPBACK, path)
+    change(path, "UPDATE chunk SET stream = 12345 WHERE id = (SELECT max(id) FROM chunk)")
+    for files in ([path], [path, BOTH]):
+        done = iptrec(words[0], *files, *words[1:])
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "belongs to a stream 12345 that is not there" in done.stderr
+        assert done.stderr.count("\n") == 1
