@@ -54,7 +54,7 @@ def merge(
     if len(files) < 2:  # noqa: PLR2004
         raise UsageError("merge takes several recordings: iptrec merge a.db b.db -o all.db")
     with (
-        opened(*files, bar=not quiet, title="merging", merged=True) as source,
+        opened(*files, bar=not quiet, title="merging", merged=True, remarks=not quiet) as source,
         built(output, files, force=force, mode=mode) as draft,
     ):
         with Rewrite(draft, merged=True) as rewrite:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
 
 _HIGHEST: Final = 1 << 60  # number of a row; more cannot be stored once they are added up
-TAKEN: Final = "merged while recording"  # why it ended, of a copy in a merged file
-UNSURE: Final = "not closed"  # the same, where it may have been cut off before
+TAKEN: Final = "still-recording"  # why it ended, of a copy in a merged file
+UNSURE: Final = "not-closed"  # the same, where it may have been cut off before
 _SAME_BOOT_NS: Final = 500_000_000  # clocks are set forth and back while a host runs
 
 

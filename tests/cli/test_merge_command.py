@@ -247,3 +247,34 @@ def test_memory_is_that_of_a_chunk(tmp_path):
         )
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def limited(soft, hard, *words):
+    """A command that may have so many files open."""
+    return subprocess.run(
+        ["prlimit", f"--nofile={soft}:{hard}", *IPTREC, *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_more_recordings_than_files_may_be_open(tmp_path):
+    """The limit is made higher where that is allowed; else one line says what to do."""
+    files = [written(tmp_path / f"{one:03}.db", recorded([one], 1_000)) for one in range(60)]
+    done = limited(40, 4096, "merge", *files, "-q", "-o", tmp_path / "all.db")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = limited(40, 40, "merge", *files, "-o", tmp_path / "x.db")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "iptrec: 60 recordings cannot be open at once, the limit is 40 files (ulimit -Hn);"
+        " merge them in groups: iptrec merge\n"
+    )
+    assert not (tmp_path / "x.db").exists()
+
+
+def test_quiet_is_quiet(tmp_path):
+    """Also of copies."""
+    files = [written(tmp_path / f"{one}.db", recorded([1], 1_000)) for one in "ab"]
+    done = iptrec("merge", *files, "-o", tmp_path / "told.db")
+    assert "are copies of one recording" in done.stderr
+    done = iptrec("merge", *files, "-q", "-o", tmp_path / "quiet.db")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -193,7 +193,7 @@ def test_one_that_grows_is_merged_as_taken_while_recording(tmp_path, several, mo
         merged = several(merged_of(tmp_path / "all.db", found))
     own = [part.facts for _, _, part in merged.own]
     assert [(one.closed, one.stop_reason) for one in own] == [
-        (True, "merged while recording"), (True, "SIGINT"), (False, None),
+        (True, "still-recording"), (True, "SIGINT"), (False, None),
     ]  # fmt: skip
     assert own[0].stopped_ns > 10**18
     assert [one.running for one in merged.hosts] == [False, False, False]
