@@ -44,13 +44,13 @@ def merge(
     from iptrec.cli import gzipped
     from iptrec.cli.output import built
     from iptrec.cli.recordings import opened, several_of
-    from iptrec.cli.several import split
+    from iptrec.cli.several import split, wrong
     from iptrec.recording.rewrite import Rewrite
 
     gzipped.require_plain(Path(output), "merge")
     files, rest = split(recordings[0], recordings[1:])
     if rest:
-        raise UsageError(f"{rest[0]} is not an iptrec recording")
+        raise UsageError(wrong(rest[0]))
     if len(files) < 2:  # noqa: PLR2004
         raise UsageError("merge takes several recordings: iptrec merge a.db b.db -o all.db")
     with (

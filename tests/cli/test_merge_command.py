@@ -78,7 +78,10 @@ def test_only_it_is_of_its_format(merged, tmp_path):
 
 REFUSED = {
     "one": (["merge", THREE[0], "-o", "x.db"], "merge takes several recordings"),
-    "no recording": (["merge", THREE[0], "nothing", "-o", "x.db"], "nothing is not an iptrec recording"),
+    "no recording": (["merge", THREE[0], "there.db", "-o", "x.db"], "there.db is not an iptrec recording"),
+    "no file": (["merge", THREE[0], "nothing", "-o", "x.db"], "cannot open nothing: there is no such file"),
+    "no match": (["merge", "nothing*.db", THREE[0], "-o", "x.db"], "no file matches 'nothing*.db'"),
+    "no match behind": (["merge", THREE[0], "nothing*", "-o", "x.db"], "no file matches 'nothing*'"),
     "twice": (["merge", THREE[0], THREE[0], "-o", "x.db"], f"{THREE[0]} is given twice"),
     "a file that is there": (["merge", *THREE, "-o", "there.db"], "there.db exists; use --force"),
     "one of them": (["merge", *THREE, "mine.db", "-o", "mine.db", "--force"], "mine.db is the recording"),
