@@ -89,21 +89,24 @@ def bounds(crossings: Crossings) -> Bounds:
     there = crossings.only(crossings.there)
     back = crossings.only(~crossings.there)
     begin, end = int(crossings.time_ns.min()), int(crossings.time_ns.max())
-    above = _Side(there.time_ns - begin, there.apart_ns)
-    below = _Side(back.time_ns - begin, back.apart_ns)
+    # About where they are, for a float tells no nanoseconds of a clock that is wrong by years.
+    about = int(crossings.apart_ns[0]) * (1 if crossings.there[0] else -1)
+    above = _Side(there.time_ns - begin, there.apart_ns - about)
+    below = _Side(back.time_ns - begin, back.apart_ns + about)
     known = Bounds(begin, end, None, None, len(there.there), len(back.there))
     if above.known and below.known and above.least(0.0) + below.least(0.0) < 0:
         return known._replace(
-            at_least_ns=-round(below.least(0.0)), at_most_ns=round(above.least(0.0))
+            at_least_ns=about - round(below.least(0.0)),
+            at_most_ns=about + round(above.least(0.0)),
         )
     slopes = _slopes(above, below)
     if above.known:
         most = max(above.furthest(at, slopes) for at in (0, end - begin))
-        known = known._replace(at_most_ns=int(np.ceil(most)))
+        known = known._replace(at_most_ns=about + int(np.ceil(most)))
     if below.known:
         mirrored = -slopes[1], -slopes[0]
         least = max(below.furthest(at, mirrored) for at in (0, end - begin))
-        known = known._replace(at_least_ns=-int(np.ceil(least)))
+        known = known._replace(at_least_ns=about - int(np.ceil(least)))
     return known
 
 

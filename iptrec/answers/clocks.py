@@ -201,8 +201,8 @@ def _compared(host: str, of: str, crossings: Crossings, first: _Spans, second: _
         begin <= until and since <= end for begin, end in first for since, until in second
     )
     own = crossings.only(_during(crossings, 0, first, second))
-    if len(own.there) and not bounds(own).nothing:
-        return _clock(Clock(host, of, bounds(own), overlapping), own)
+    if len(own.there) and not (told := bounds(own)).nothing:
+        return _clock(Clock(host, of, told, overlapping), own)
     whole = bounds(crossings)
     untold = Clock(host, of, whole._replace(at_least_ns=None, at_most_ns=None), overlapping)
     if whole.contradictory:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 from handmade import RAW, HandMade, datagram, udp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from validation import validator
 
 from iptrec.answers.clock_bounds import Bounds
 from iptrec.answers.clocks import Clock, clocks
 from iptrec.recording.hosts import Host
 from iptrec.recording.packing import Notes
 from iptrec.recording.rows import Stream
-from iptrec.views.clocks import as_text
+from iptrec.views.clocks import as_objects, as_text
 from iptrec.views.timestamps import Clock as Times
 
 US, MS, S = 1_000, 1_000_000, 1_000_000_000
@@ -279,6 +281,25 @@ def test_a_clock_that_is_wrong_by_hours():
         a, b, spans=late
     )  # by the estimate the first half of them cannot have been seen
     assert found.bounds.there + found.bounds.back < 22
+
+
+def test_a_clock_that_is_wrong_by_years():
+    """Not a nanosecond is lost for that."""
+    ahead_ns = 1_900_000_000 * S + 1
+    (found,) = apart(*crossed(BOTH, lambda _: ahead_ns), spans=((0, 2**62), (0, 2**62)))
+    (near,) = apart(*crossed(BOTH, lambda _: 1))
+    assert found.bounds.offset_ns - ahead_ns == near.bounds.offset_ns - 1
+    assert found.bounds.within_ns == near.bounds.within_ns
+
+
+def test_json_is_as_the_schema_says():
+    schema = validator("info-hosts").schema["properties"]["clocks"]
+    ways = [(number % 2 == 0, START + number * 10 * MS, 200 * US) for number in range(1000)]
+    pieces = apart(*crossed(ways, lambda time_ns: (time_ns - START) // 5000))
+    untold = apart(*one_way(0, -5 * S, 2))
+    for found in (pieces, untold, apart(*crossed(BOTH, lambda _: 0))):
+        jsonschema.validate(as_objects(found), schema)
+    assert pieces[0].pieces
 
 
 @pytest.mark.parametrize("ppm", [-20, -0.3, 0.02, 0.1, 0.3, 1, 45])
