@@ -5,101 +5,61 @@ that a host has seen twice, proves nothing. It left the one host before it came 
 difference of these two times, each by its host's clock, is what the clocks are apart and the time that it took,
 which is not negative: the least difference is the closest bound. Packets of both ways bound it from both sides
 (as RFC 5905, section 8): the estimate is in the middle, and half of what is between is how wrong it can be,
-whatever the ways took.
+whatever the ways took (`clock_bounds`).
 
 Times are arrival stamps, or those at which the kernel sent the events: never when a recorder received them.
-What is assumed: that the clocks run alike. Where the bounds contradict that, the time is cut into pieces, and
-it is assumed within each of them alone.
+A packet that was sent twice, and that each host saw once, would be taken for one that crossed. So it counts
+only while both hosts were recorded, by their own clocks; where none is left, as of a clock that is wrong by
+hours, packets of both ways have to agree.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.answers.clock_bounds import Bounds, Crossings, bounds, cut
 from iptrec.answers.packets import Packets
 from iptrec.lake.keys import keys
 from iptrec.names import HOOKS
 from iptrec.recording.hosts import Alone, hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from iptrec.answers.packets import Batch
     from iptrec.names import I64, Mask
     from iptrec.recording.hosts import Host
     from iptrec.recording.rows import Recording
 
+    _Spans = Sequence[tuple[int, int]]
+
 _PREROUTING, _INPUT, _OUTPUT = (HOOKS.index(one) for one in ("PREROUTING", "INPUT", "OUTPUT"))
 _TTL, _HOPS = 8, 7  # where IPv4 and IPv6 have it
 _MOST: Final = 4_000_000  # packets of all hosts that are looked at, the first ones of each: 200 MB
 # A stamp is told in whole microseconds that are over, and a tap's times are about as exact.
 _EXACT_NS: Final = 1_000
-_PIECES: Final = (1, 2, 4, 8, 16, 32, 64)
-
-
-class Bounds(NamedTuple):
-    """Of how far one clock is ahead of another one (ns), as far as packets tell; None: not on that side.
-
-    ``from_ns``, ``to_ns``: between these times (epoch, of the other clock). ``there``, ``back``: how many
-    packets went from the other host to this one, and how many the other way.
-    """
-
-    from_ns: int
-    to_ns: int
-    at_least_ns: int | None
-    at_most_ns: int | None
-    there: int
-    back: int
-
-    @property
-    def offset_ns(self) -> int | None:
-        """The estimate; None where packets went one way alone, or the bounds contradict each other."""
-        if self.at_least_ns is None or self.at_most_ns is None or self.contradictory:
-            return None
-        return (self.at_least_ns + self.at_most_ns) // 2
-
-    @property
-    def within_ns(self) -> int | None:
-        """How wrong it can be."""
-        if self.at_least_ns is None or self.at_most_ns is None or self.contradictory:
-            return None
-        return (self.at_most_ns - self.at_least_ns + 1) // 2
-
-    @property
-    def contradictory(self) -> bool:
-        """Whether no offset can be all the time."""
-        if self.at_least_ns is None or self.at_most_ns is None:
-            return False
-        return self.at_least_ns > self.at_most_ns
+_PIECES: Final = (2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
     """That of a ``host``, compared with that ``of`` another one.
 
-    ``pieces``: the same of one piece of the time after the other, where the clocks do not run alike.
+    ``overlapping``: whether by their own clocks both were recorded at the same time. ``by_own``: whether both
+    were, by their own clocks, when the packets crossed. ``pieces``: the same of one piece of the time after the
+    other, where the clocks do not run alike.
     """
 
     host: str
     of: str
     bounds: Bounds
+    overlapping: bool = True
+    by_own: bool = True
     pieces: tuple[Bounds, ...] = ()
-
-
-class _Crossings(NamedTuple):
-    """Packets that were seen on both hosts of a pair, shape (n,) each.
-
-    ``there``: whether it went from the first to the second one. ``apart_ns``: how much later it came than it
-    left, each by its host's clock. ``time_ns``: on the first one (epoch).
-    """
-
-    there: Mask
-    apart_ns: I64
-    time_ns: I64
 
 
 @dataclass(slots=True)
@@ -108,6 +68,7 @@ class _Seen:
 
     columns: list[tuple[I64, ...]] = field(default_factory=list)
     count: int = 0
+    spans: list[tuple[int, int]] = field(default_factory=list)  # of its recordings
 
     def add(self, batch: Batch, *, tapped: bool) -> None:
         """Those of a batch whose keys are sure. ``tapped``: the kernel's times of events were noted."""
@@ -153,14 +114,33 @@ def clocks(recording: Recording) -> list[Clock]:
     seen = {name: _Seen() for name in names}
     for one in every:
         here = seen[one.name]
+        first = last = None
         for batch in _batches(one):
             here.add(batch, tapped=_is_tapped(one.recording, batch.window.stream.namespace))
+            if len(times := batch.window.moment_ns):
+                first = min(int(times.min()), first or int(times.min()))
+                last = max(int(times.max()), last or 0)
             if here.count > _MOST // len(names):
+                here.spans.append(_span(one, first, last, whole=False))
                 break
+        else:
+            here.spans.append(_span(one, first, last, whole=True))
+    spans = [seen[one].spans for one in names]
     return [
-        _compared(names[second], names[first], crossings)
-        for (first, second), crossings in sorted(_pairs([seen.pop(one) for one in names]))
+        _compared(names[second], names[first], crossings, spans[first], spans[second])
+        for (first, second), crossings in sorted(
+            _pairs([seen.pop(one) for one in names]), key=lambda one: one[0]
+        )
     ]
+
+
+def _span(host: Host, first: int | None, last: int | None, *, whole: bool) -> tuple[int, int]:
+    """From when until when it was recorded; of a ring, and where not all was looked at, from event to event."""
+    facts = host.recording.facts
+    ring = any(one.is_ring for one in host.recording.streams)
+    begin = first if ring and first is not None else facts.started_ns
+    end = max(last or 0, facts.stopped_ns or 0) if whole else last or 0
+    return begin, end
 
 
 def _batches(host: Host) -> Iterator[Batch]:
@@ -174,7 +154,7 @@ def _is_tapped(recording: Recording, namespace: int) -> bool:
     return bool(told) and all("tap" in one and "untapped" not in one for one in told)
 
 
-def _pairs(seen: list[_Seen]) -> list[tuple[tuple[int, int], _Crossings]]:
+def _pairs(seen: list[_Seen]) -> list[tuple[tuple[int, int], Crossings]]:
     """By the numbers of two hosts the packets that crossed between them."""
     every = [one.once() for one in seen]
     whose = np.repeat(np.arange(len(every)), [len(one[0]) for one in every])
@@ -182,7 +162,7 @@ def _pairs(seen: list[_Seen]) -> list[tuple[tuple[int, int], _Crossings]]:
     order = np.lexsort((whose, columns[0]))
     key, came, left, hops, sent, taken = (one[order] for one in columns)
     whose = whose[order]
-    found: dict[tuple[int, int], list[_Crossings]] = {}
+    found: dict[tuple[int, int], list[Crossings]] = {}
     for apart in count(1):
         one = np.flatnonzero(key[:-apart] == key[apart:]) if apart < len(key) else key[:0]
         if not len(one):
@@ -207,44 +187,57 @@ def _pairs(seen: list[_Seen]) -> list[tuple[tuple[int, int], _Crossings]]:
         for number in np.unique(pair[known]).tolist():
             here = known & (pair == number)
             found.setdefault(divmod(number, len(seen)), []).append(
-                _Crossings(there[here], (end - begin)[here], time[here])
+                Crossings(there[here], (end - begin)[here], time[here])
             )
     return [
-        (pair, _Crossings(*map(np.concatenate, zip(*some, strict=True))))
+        (pair, Crossings(*map(np.concatenate, zip(*some, strict=True))))
         for pair, some in found.items()
     ]
 
 
-def _compared(host: str, of: str, crossings: _Crossings) -> Clock:
-    """A clock, as one that runs as the other one does if that can be; else piece by piece."""
-    whole = _bounds(crossings)
-    if not whole.contradictory:
-        return Clock(host, of, whole)
+def _compared(host: str, of: str, crossings: Crossings, first: _Spans, second: _Spans) -> Clock:
+    """A clock by packets that crossed while both were recorded; else by packets of both ways that agree."""
+    overlapping = any(
+        begin <= until and since <= end for begin, end in first for since, until in second
+    )
+    own = crossings.only(_during(crossings, 0, first, second))
+    if len(own.there) and not (told := bounds(own)).nothing:
+        return _clock(Clock(host, of, told, overlapping), own)
+    whole = bounds(crossings)
+    untold = Clock(host, of, whole._replace(at_least_ns=None, at_most_ns=None), overlapping)
+    if whole.contradictory:
+        found = _clock(Clock(host, of, whole, overlapping, by_own=False), crossings)
+        return found if all(one.offset_ns is not None for one in found.pieces) else untold
+    if whole.offset_ns is None:
+        return untold
+    # At one at which by the estimate itself a host was not recorded, it could not have been seen.
+    left = crossings.only(_during(crossings, whole.offset_ns, first, second))
+    if not len(left.there) or (told := bounds(left)).offset_ns is None:
+        return untold
+    return Clock(host, of, told, overlapping, by_own=False)
+
+
+def _during(crossings: Crossings, offset_ns: int, first: _Spans, second: _Spans) -> Mask:
+    """At which of them both were recorded, if the second clock is so far ahead."""
+    mine = crossings.time_ns
+    other = mine + np.where(crossings.there, crossings.apart_ns, -crossings.apart_ns)
+    return _inside(mine + offset_ns, second) & _inside(other - offset_ns, first)
+
+
+def _inside(time_ns: I64, spans: _Spans) -> Mask:
+    found = np.zeros(len(time_ns), bool)
+    for begin, end in spans:
+        found |= (begin <= time_ns) & (time_ns <= end)
+    return found
+
+
+def _clock(clock: Clock, crossings: Crossings) -> Clock:
+    """As one that runs as the other one does if that can be; else piece by piece."""
+    if not clock.bounds.contradictory:
+        return clock
     pieces: tuple[Bounds, ...] = ()
-    for number in _PIECES[1:]:
-        pieces = tuple(_cut(crossings, whole, number))
+    for number in _PIECES:
+        pieces = tuple(cut(crossings, clock.bounds, number))
         if not any(one.contradictory for one in pieces):
             break
-    return Clock(host, of, whole, pieces)
-
-
-def _cut(crossings: _Crossings, whole: Bounds, number: int) -> Iterable[Bounds]:
-    """The bounds of so many pieces of equal length, but for those without packets."""
-    length = (whole.to_ns - whole.from_ns) // number + 1
-    piece = (crossings.time_ns - whole.from_ns) // length
-    for one in range(number):
-        here = piece == one
-        if here.any():
-            yield _bounds(_Crossings(*(column[here] for column in crossings)))
-
-
-def _bounds(crossings: _Crossings) -> Bounds:
-    there, back = crossings.apart_ns[crossings.there], crossings.apart_ns[~crossings.there]
-    return Bounds(
-        int(crossings.time_ns.min()),
-        int(crossings.time_ns.max()),
-        -int(back.min()) if len(back) else None,
-        int(there.min()) if len(there) else None,
-        len(there),
-        len(back),
-    )
+    return replace(clock, pieces=pieces)

@@ -44,17 +44,17 @@ def merge(
     from iptrec.cli import gzipped
     from iptrec.cli.output import built
     from iptrec.cli.recordings import opened, several_of
-    from iptrec.cli.several import split
+    from iptrec.cli.several import split, wrong
     from iptrec.recording.rewrite import Rewrite
 
     gzipped.require_plain(Path(output), "merge")
     files, rest = split(recordings[0], recordings[1:])
     if rest:
-        raise UsageError(f"{rest[0]} is not an iptrec recording")
+        raise UsageError(wrong(rest[0]))
     if len(files) < 2:  # noqa: PLR2004
         raise UsageError("merge takes several recordings: iptrec merge a.db b.db -o all.db")
     with (
-        opened(*files, bar=not quiet, title="merging", merged=True) as source,
+        opened(*files, bar=not quiet, title="merging", merged=True, remarks=not quiet) as source,
         built(output, files, force=force, mode=mode) as draft,
     ):
         with Rewrite(draft, merged=True) as rewrite:

@@ -6,11 +6,11 @@ import contextlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from iptrec.errors import EXIT_TROUBLE, AbandonedError
+from iptrec.errors import EXIT_TROUBLE, AbandonedError, RecordingError
 from iptrec.names import counted
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from iptrec.api import Recording
     from iptrec.recording.rows import Recording as Rows
     from iptrec.recording.several import Several
+
+_FILES: Final = 3  # of a recording that is still written: SQLite's log, and the index of that
+_OTHERS: Final = 32  # files that are open beside them
 
 
 @contextlib.contextmanager
@@ -31,12 +34,14 @@ def opened(
     jobs: int = 1,
     title: str = "packets",
     merged: bool = False,
+    remarks: bool = True,
 ) -> Iterator[Recording]:
     """The recording, or several read as one (`recording.several`); "-" is stdin.
 
     ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
     on where that will do, see `index`. ``bar``: on stderr, while it is read, under this ``title``. ``jobs``: so
     many processes read it, without a bar and an index. ``merged``: it may be a file of several recordings.
+    ``remarks``: on stderr, of recordings that are there twice.
     """
     from iptrec.api import Recording
     from iptrec.cli.index import remembered
@@ -49,9 +54,11 @@ def opened(
         if more or (merged and first.merged):
             from iptrec.recording.several import Several
 
+            _make_room(1 + len(more))
             others = [stack.enter_context(Reader(named(one))) for one in more]
             several = Several([first, *others])
-            _tell_copies(several)
+            if remarks:
+                _tell_copies(several)
             rows = stack.enter_context(watched(several, title)) if bar else several
             yield Recording(several, rows)
             return
@@ -88,6 +95,23 @@ def _tell_copies(several: Several) -> None:
             " have are there twice",
             file=sys.stderr,
         )
+
+
+def _make_room(count: int) -> None:
+    """Let so many recordings be open at once; raises `RecordingError` where the system does not."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    if count + _OTHERS > most:
+        raise RecordingError(
+            f"{count:,} recordings cannot be open at once, the limit is {most:,} files (ulimit -Hn);"
+            " merge them in groups: iptrec merge"
+        )
+    wanted = min(_FILES * count + _OTHERS, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _can_be_opened_again(path: str) -> bool:

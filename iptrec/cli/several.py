@@ -14,24 +14,32 @@ if TYPE_CHECKING:
 
 HELP: Final = "The recording, or several: A.db B.db, 'day-*.db'."
 _WILD: Final = re.compile(r"[*?[]")
-_NAMED: Final = re.compile(r"\S+\.db(\.(gz|zst|xz|bz2|zip))?")  # as a recording is called
+_NAMED: Final = re.compile(r"\S+\.(db|db\.(xz|bz2)|gz|zst|zip)")  # as a recording is called
+_OF_HOSTS: Final = (
+    "host",
+    "src",
+    "dst",
+    "gateway",
+)  # in a filter: names follow, of which some end in .zip
 _STDIN: Final = "-"
 
 
 def split(first: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The recordings, and the other words. A pattern in quotes means all that match it.
 
-    Raises `UsageError` for a file that is given twice, and for a word that is called as a recording is and
-    cannot be one.
+    Raises `UsageError` for a file that is given twice, for a pattern that comes first and matches nothing, and
+    for a word that is called as a recording is and cannot be one.
     """
     found = _matching(first) or [first]
+    if found == [first] and _WILD.search(first) and not _is_there(first):
+        raise UsageError(wrong(first))
     left = list(words)
     while left and (more := _recordings(left[0])):
         found += more
         del left[0]
-    for one in left:
-        if _NAMED.fullmatch(one):
-            raise UsageError(_wrong(one))
+    for before, one in zip(["", *left], left, strict=False):
+        if _NAMED.fullmatch(one) and before not in _OF_HOSTS:
+            raise UsageError(wrong(one))
     if len(found) > 1:
         _check_each_once(found)
     return found, left
@@ -61,11 +69,17 @@ def _matching(word: str) -> list[str]:
     return []
 
 
-def _wrong(word: str) -> str:
-    if _WILD.search(word):
-        return f"no file matches {word!r}"
-    path = Path(word)
-    if not path.exists():
+def _is_there(word: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return Path(word).exists()
+    return False
+
+
+def wrong(word: str) -> str:
+    """Why a word that should be a recording is none."""
+    if _WILD.search(word) and not _is_there(word):
+        return f"no {'recording' if _matching(word) else 'file'} matches {word!r}"
+    if not _is_there(word):
         return f"cannot open {word}: there is no such file"
     if _recordings(word):
         return f"{word} is a recording: recordings come before the filter"

@@ -56,6 +56,7 @@ class Reader:
         self.path = Path(path)
         self._file = Distrusted(self.path, held)
         self._commits = self._file.commits  # up to which was waited
+        self._owned = False  # each chunk by a stream, as far as was looked
 
     def __enter__(self) -> Self:
         return self
@@ -165,12 +166,23 @@ class Reader:
 
     @property
     def streams(self) -> list[Stream]:
-        """The streams; the namespace of each exists."""
+        """The streams; the namespace of each exists, and so does the stream of each chunk that is there."""
+        self._check_chunks()
         known = {one.id for one in self.namespaces}
         rows = self._table("stream")
         for row in rows:
             self._check_known("stream", row["id"], "namespace", row["namespace"], known)
         return [Stream(**row | {"detail": self._json(row["detail"], dict)}) for row in rows]
+
+    def _check_chunks(self) -> None:
+        """Once: who reads the streams one by one does not come across chunks of none."""
+        if self._owned:
+            return
+        query = "WHERE stream NOT IN (SELECT id FROM stream) ORDER BY id LIMIT 1"
+        for row in self._file.select("chunk", query, {}):
+            self._check_known("chunk", row["id"], "stream", row["stream"], set())
+        self._file.let_go()
+        self._owned = True
 
     @property
     def losses(self) -> list[Loss]:

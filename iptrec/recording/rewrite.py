@@ -72,9 +72,11 @@ class Rewrite:
         self.close()
 
     def merge(self, several: Several) -> None:
-        """All rows of several recordings."""
-        for number, (_, own, part) in enumerate(several.own, 1):
-            self.facts(own.facts, number, part.file)
+        """All rows of several recordings; one that grows is told to have been taken while recording."""
+        for number, ((_, _, part), host) in enumerate(
+            zip(several.own, several.hosts, strict=True), 1
+        ):
+            self.facts(part.taken(host.running), number, part.file)
             for namespace in part.namespaces:
                 self.namespace(namespace, number)
             for stream in part.streams:

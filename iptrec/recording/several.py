@@ -7,6 +7,7 @@ order of the files: by the hosts' names, then by when they began.
 from __future__ import annotations
 
 import heapq
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
 
 _HIGHEST: Final = 1 << 60  # number of a row; more cannot be stored once they are added up
+TAKEN: Final = "still-recording"  # why it ended, of a copy in a merged file
+UNSURE: Final = "not-closed"  # the same, where it may have been cut off before
 _SAME_BOOT_NS: Final = 500_000_000  # clocks are set forth and back while a host runs
 
 
@@ -47,6 +50,7 @@ class Part:
         self, reader: Reader, own: Recorded, shift: _Numbers, last: _Numbers, of: dict[int, int]
     ) -> None:
         self._reader, self._shift, self._last = reader, shift, last
+        self._opened_ns = time.time_ns()
         self.own = own
         self.facts: Facts = own.facts
         self.file = own.file or reader.path.name
@@ -69,7 +73,17 @@ class Part:
     @property
     def running(self) -> bool | None:
         """Whether it is still recorded; None where that cannot be told."""
-        return False if self.own.file is not None else self._reader.running
+        if self.own.file is not None:
+            return None if self.facts.stop_reason == UNSURE else False
+        return self._reader.running
+
+    def taken(self, running: bool | None) -> Facts:
+        """The row about what there was when it was opened, for a copy of it; ``running``: at that time."""
+        if self.facts.closed or running is False:
+            return self.facts
+        if running is None:
+            return replace(self.facts, stop_reason=UNSURE)
+        return replace(self.facts, closed=True, stopped_ns=self._opened_ns, stop_reason=TAKEN)
 
     def snapshots(self, *kinds: str) -> Iterator[Snapshot]:
         """See `rows.Recording`."""

@@ -58,9 +58,24 @@ def as_text(
     """Of each its host, its file, and a line for each fact (`info.as_text`); then how far clocks are apart."""
     parts = [_text(one, clock, width) for one in told]
     if len({one.host.name for one in told}) > 1:
-        lines = [*clocks.as_text(apart, clock)] or [_NO_CLOCKS]
+        lines = [*clocks.as_text(apart, clock)] or [_no_clocks(told)]
         parts.append("".join(f"{line}\n" for line in ["## clocks", *lines]))
     return "\n".join(parts)
+
+
+def _no_clocks(told: Sequence[Told]) -> str:
+    """Why no packet crossed, as far as that is known."""
+    spans = sorted(
+        (one.rows.facts.started_ns, one.rows.facts.stopped_ns, one.host.name) for one in told
+    )
+    # Whoever overlaps another one overlaps its neighbour in the order of the starts, or one that began before.
+    until, last = spans[0][1], spans[0][2]
+    for begin, end, name in spans[1:]:
+        if (until is None or begin <= until) and name != last:
+            return _NO_CLOCKS
+        if until is not None and (end is None or end > until):
+            until, last = end, name
+    return f"not compared: {clocks.NOT_AT_ONCE}"
 
 
 def fact_rows(told: Sequence[Told], clock: Clock = LOCAL) -> list[tuple[str, str]]:

@@ -78,7 +78,10 @@ def test_only_it_is_of_its_format(merged, tmp_path):
 
 REFUSED = {
     "one": (["merge", THREE[0], "-o", "x.db"], "merge takes several recordings"),
-    "no recording": (["merge", THREE[0], "nothing", "-o", "x.db"], "nothing is not an iptrec recording"),
+    "no recording": (["merge", THREE[0], "there.db", "-o", "x.db"], "there.db is not an iptrec recording"),
+    "no file": (["merge", THREE[0], "nothing", "-o", "x.db"], "cannot open nothing: there is no such file"),
+    "no match": (["merge", "nothing*.db", THREE[0], "-o", "x.db"], "no file matches 'nothing*.db'"),
+    "no match behind": (["merge", THREE[0], "nothing*", "-o", "x.db"], "no file matches 'nothing*'"),
     "twice": (["merge", THREE[0], THREE[0], "-o", "x.db"], f"{THREE[0]} is given twice"),
     "a file that is there": (["merge", *THREE, "-o", "there.db"], "there.db exists; use --force"),
     "one of them": (["merge", *THREE, "mine.db", "-o", "mine.db", "--force"], "mine.db is the recording"),
@@ -134,6 +137,7 @@ HOSTILE = {
     "numbers too high": (["UPDATE chunk SET id = 2305843009213693952 + id"], "numbers its rows as no"),
     "numbers too low": (["UPDATE snapshot SET id = -id"], "numbers its rows as no recorder does"),
     "a stream of nobody": (["UPDATE stream SET namespace = 77"], "belongs to a namespace 77 that is not there"),
+    "a chunk of nobody": (["UPDATE chunk SET stream = 12345 WHERE id = 2"], "belongs to a stream 12345 that"),
     "another format": (["PRAGMA user_version = 3"], "that no recording has"),
 }  # fmt: skip
 
@@ -246,3 +250,34 @@ def test_memory_is_that_of_a_chunk(tmp_path):
         )
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def limited(soft, hard, *words):
+    """A command that may have so many files open."""
+    return subprocess.run(
+        ["prlimit", f"--nofile={soft}:{hard}", *IPTREC, *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_more_recordings_than_files_may_be_open(tmp_path):
+    """The limit is made higher where that is allowed; else one line says what to do."""
+    files = [written(tmp_path / f"{one:03}.db", recorded([one], 1_000)) for one in range(60)]
+    done = limited(40, 4096, "merge", *files, "-q", "-o", tmp_path / "all.db")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = limited(40, 40, "merge", *files, "-o", tmp_path / "x.db")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "iptrec: 60 recordings cannot be open at once, the limit is 40 files (ulimit -Hn);"
+        " merge them in groups: iptrec merge\n"
+    )
+    assert not (tmp_path / "x.db").exists()
+
+
+def test_quiet_is_quiet(tmp_path):
+    """Also of copies."""
+    files = [written(tmp_path / f"{one}.db", recorded([1], 1_000)) for one in "ab"]
+    done = iptrec("merge", *files, "-o", tmp_path / "told.db")
+    assert "are copies of one recording" in done.stderr
+    done = iptrec("merge", *files, "-q", "-o", tmp_path / "quiet.db")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -177,7 +177,7 @@ def test_info_tells_of_each():
         "## vm(both.db): both.db",
         "## clocks",
     ]
-    assert text.splitlines()[-1].startswith("not compared: no packet is known to have crossed")
+    assert text.splitlines()[-1] == "not compared: they were not recorded at the same time"
 
 
 def test_a_selection_of_all():
@@ -255,6 +255,12 @@ def test_check_and_report(tmp_path):
 REFUSED = {
     "a file that is not there": (["show", LOOPBACK, "nope.db", "tcp"], "cannot open nope.db: there is"),
     "compressed": (["show", LOOPBACK, "nope.db.gz"], "cannot open nope.db.gz: there is no such file"),
+    "a missing gz": (["show", LOOPBACK, "missing.gz"], "cannot open missing.gz: there is no such file"),
+    "a missing zst": (["show", LOOPBACK, "missing.zst"], "cannot open missing.zst: there is no such file"),
+    "a missing zip": (["show", LOOPBACK, "missing.zip", "udp"], "cannot open missing.zip: there is no such"),
+    "no match first": (["show", "nothing*.db"], "no file matches 'nothing*.db'"),
+    "no match first, query": (["query", "nothing*.db", "SELECT 1"], "no file matches 'nothing*.db'"),
+    "no recording matches": (["show", LOOPBACK, "othe*.db"], "no recording matches 'othe*.db'"),
     "no match": (["paths", LOOPBACK, "nope*.db"], "no file matches 'nope*.db'"),
     "something else": (["info", LOOPBACK, "other.db"], "other.db is not an iptrec recording"),
     "after the filter": (["rules", LOOPBACK, "tcp", str(BOTH)], f"{BOTH} is a recording: recordings"),
@@ -364,3 +370,22 @@ def test_orphans_name_the_host():
     done = iptrec("show", "--orphans", LOOPBACK, BOTH)
     each = [iptrec("show", "--orphans", one).stdout.splitlines() for one in (LOOPBACK, BOTH)]
     assert len(done.stdout.splitlines()) == sum(map(len, each))
+
+
+@pytest.mark.parametrize("words", [["show"], ["info"], ["paths"], ["rules"], ["show", "udp"]])
+def test_chunks_of_no_stream_are_damage(words, tmp_path):
+    """Whoever reads stream by stream would not come across them; alone, and beside others."""
+    path = tmp_path / "damaged.db"
+    shutil.copy(LOOPBACK, path)
+    change(path, "UPDATE chunk SET stream = 12345 WHERE id = (SELECT max(id) FROM chunk)")
+    for files in ([path], [path, BOTH]):
+        done = iptrec(words[0], *files, *words[1:])
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "belongs to a stream 12345 that is not there" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_host_may_be_called_as_a_file():
+    """A word of a filter that names a host is no recording."""
+    done = iptrec("show", LOOPBACK, "host", "missing.zip")
+    assert "there is no such file" not in done.stderr

@@ -172,6 +172,39 @@ def test_a_recording_that_grows_is_as_it_was_opened(tmp_path, several):
         assert [one.running for one in found.hosts] == [True, False]
 
 
+def merged_of(path, found):
+    with Draft(path, named=True) as draft:
+        with Rewrite(draft, merged=True) as rewrite:
+            rewrite.merge(found)
+        draft.publish(replace=False)
+    return path
+
+
+def test_one_that_grows_is_merged_as_taken_while_recording(tmp_path, several, monkeypatch):
+    """No word of a recorder that was cut off; what was cut off, or may have been, stays that."""
+    cut = made(tmp_path / "c.db", "c", close=False)
+    whole = made(tmp_path / "b.db", "b")
+    path = tmp_path / "a.db"
+    with Writer.create(path, replace(FACTS, host="a")) as writer:
+        stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
+        writer.append(stream, 7, np.array([1], np.uint32), b"x")
+        writer.commit()
+        found = several(path, whole, cut)
+        merged = several(merged_of(tmp_path / "all.db", found))
+    own = [part.facts for _, _, part in merged.own]
+    assert [(one.closed, one.stop_reason) for one in own] == [
+        (True, "still-recording"), (True, "SIGINT"), (False, None),
+    ]  # fmt: skip
+    assert own[0].stopped_ns > 10**18
+    assert [one.running for one in merged.hosts] == [False, False, False]
+    again = several(merged_of(tmp_path / "again.db", merged))
+    assert [part.facts for _, _, part in again.own] == own
+    monkeypatch.setattr(Reader, "running", None)
+    unsure = several(merged_of(tmp_path / "unsure.db", several(cut, whole)))
+    assert [one.running for one in unsure.hosts] == [False, None]
+    assert not unsure.own[1][2].facts.closed
+
+
 @pytest.mark.parametrize("number", [2**61, -5])
 def test_numbers_that_no_recorder_gives(number, tmp_path, several):
     path = made(tmp_path / "a.db", "a")
