@@ -25,10 +25,11 @@ from iptrec.lake.event_rows import EventRows
 from iptrec.lake.files import Files, day
 from iptrec.lake.layouts import LAST, layouts, schema_of
 from iptrec.lake.rows import Rows, name
+from iptrec.lake.whole import all_there, fits, is_broken, recording_of
 from iptrec.views.published import OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from iptrec.answers.packets import Packets
     from iptrec.lake.answer import Ask
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from iptrec.views.events import Schema
 
 _DRAFT: Final = re.compile(r"\.iptrec-[0-9a-f]{16}")
-_FILE: Final = re.compile(r"(.+)-[0-9]+\.parquet")
 _OTHERS: Final = ("host=", "date=")  # directories of `export parquet -o`, which has another order
 _SEARCH: Final = 0o111
 
@@ -81,8 +81,11 @@ def require_known(path: Path, ask: Ask) -> None:
 
 def _files(path: Path) -> dict[str, list[Path]]:
     found = {table: sorted((path / table).glob("dt=*/host=*/*.parquet")) for table in tables.NAMED}
-    come = {_of(one) for one in found[LAST]}
-    kept = {table: [one for one in paths if _of(one) in come] for table, paths in found.items()}
+    come = {recording_of(one.name) for one in found[LAST]}
+    kept = {
+        table: [one for one in paths if recording_of(one.name) in come]
+        for table, paths in found.items()
+    }
     return kept | {"rules": sorted((path / "rules").glob("*.parquet"))}
 
 
@@ -151,12 +154,6 @@ def _locked(path: Path, how: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _of(path: Path) -> str | None:
-    """The recording that a file is of."""
-    match = _FILE.fullmatch(path.name)
-    return match and match[1]
-
-
 class Lake:
     """A lake that is written to; a context manager.
 
@@ -183,7 +180,8 @@ class Lake:
             self._check()
             self._begin()
             self._files = self._found()
-            self._known_rows = self._known()
+            self._known_rows = self._known(self._files)
+            self._broken: set[str] = set()  # files of rules
             self._rules = self._rule_ids()
             self._take_away()
             self._stack = stack.pop_all()
@@ -193,9 +191,15 @@ class Lake:
         self._stack.close()
 
     def has(self, facts: Facts, fingerprint: str) -> bool:
-        """Whether this very recording has come in, written by this iptrec."""
-        found = self._known_rows.get(name(facts))
-        return found is not None and found["fingerprint"] == fingerprint
+        """Whether this very recording has come in, written by this iptrec, and is still there whole."""
+        own = name(facts)
+        row, paths = self._known_rows.get(own), self._files.get(own, [])
+        return (
+            row is not None
+            and row["fingerprint"] == fingerprint
+            and all_there(paths)
+            and fits(self._root, paths, row, self._layouts, self._rules)
+        )
 
     def has_whole(self, facts: Facts) -> bool:
         """Whether a recording that is cut off, or still grows, has come in with its end already."""
@@ -222,7 +226,7 @@ class Lake:
             self._replace(draft, own, files.written)
         self._rules |= new
         self._files[own] = [one for one in files.written if not one.startswith("rules/")]
-        self._known_rows[own] = {"fingerprint": fingerprint, "closed": int(facts.closed)}
+        self._known_rows |= self._known([own])
 
     def _replace(self, draft: DraftDirectory, own: str, written: list[str]) -> None:
         old = self._files.get(own, [])
@@ -230,8 +234,9 @@ class Lake:
             self._unlink(one for one in old if one.startswith(LAST))
             for one in sorted(written, key=lambda path: path.startswith(LAST)):
                 if one.startswith(LAST):
-                    self._unlink(set(old) - set(written))
+                    self._unlink((self._broken | set(old)) - set(written))
                 self._move(draft, one)
+        self._broken.clear()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -310,41 +315,45 @@ class Lake:
         found: dict[str, list[str]] = {}
         for table in self._layouts.keys() - {"rules"}:
             for path in (self._root / table).glob("dt=*/host=*/*.parquet"):
-                if own := _of(path):
+                if own := recording_of(path.name):
                     found.setdefault(own, []).append(str(path.relative_to(self._root)))
         return found
 
-    def _known(self) -> dict[str, dict[str, Any]]:
-        """What is to be known of each recording that has come in. Raises `UsageError` for another format."""
-        import pyarrow as pa  # noqa: PLC0415 - optional
-        import pyarrow.parquet as pq  # noqa: PLC0415
+    def _known(self, recordings: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What is to be known of each of them that has come in, as far as that can be read.
 
+        Raises `UsageError` for another format.
+        """
         known: dict[str, dict[str, Any]] = {}
-        for own, paths in self._files.items():
-            for path in (one for one in paths if one.startswith(LAST)):
-                try:
-                    columns = ["fingerprint", "closed", "format"]
-                    (row,) = pq.ParquetFile(self._root / path).read(columns).to_pylist()
-                except (pa.ArrowException, ValueError, KeyError) as error:
-                    raise UsageError(f"{self.path / path}: {_first_line(error)}") from None
-                require_format(self.path, row.get("format"))
-                known[own] = row
+        columns = ["fingerprint", "closed", "format", "packets", "steps", "losses"]
+        for own in recordings:
+            for path in (one for one in self._files[own] if one.startswith(LAST)):
+                if (rows := self._read(path, columns)) is not None:
+                    row = rows[0] if len(rows) == 1 else {}
+                    require_format(self.path, row.get("format"))
+                    known[own] = row
         return known
 
     def _rule_ids(self) -> set[str]:
-        import pyarrow as pa  # noqa: PLC0415
-        import pyarrow.parquet as pq  # noqa: PLC0415
-
         found: set[str] = set()
         for path in (self._root / "rules").glob("*.parquet"):
-            try:
-                ids = pq.ParquetFile(path).read(["rule_id"]).column(0)
-            except (pa.ArrowException, ValueError) as error:
-                raise UsageError(
-                    f"{self.path / 'rules' / path.name}: {_first_line(error)}"
-                ) from None
-            found.update(ids.to_pylist())
+            rows = self._read(f"rules/{path.name}", ["rule_id"])
+            if rows is None:
+                self._broken.add(f"rules/{path.name}")
+            found.update(row["rule_id"] for row in rows or ())
         return found
+
+    def _read(self, path: str, columns: list[str]) -> list[dict[str, Any]] | None:
+        """The rows of a small file; None: it is broken, and to be written again."""
+        import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+
+        try:
+            rows: list[dict[str, Any]] = pq.ParquetFile(self._root / path).read(columns).to_pylist()
+        except (OSError, ValueError) as error:
+            if not is_broken(error):
+                raise
+            return None
+        return rows
 
     def _take_away(self) -> None:
         """What exports left that were interrupted."""
@@ -352,8 +361,9 @@ class Lake:
             if _DRAFT.fullmatch(one.name):
                 self._place.remove_tree(one.name)
         with self._place.acting(), self._changing():
-            for own in self._files.keys() - self._known_rows.keys():
-                self._unlink(set(self._files.pop(own)))
+            for own, paths in [*self._files.items()]:
+                if not any(one.startswith(LAST) for one in paths):
+                    self._unlink(set(self._files.pop(own)))
 
 
 def _first_line(error: Exception) -> str:
