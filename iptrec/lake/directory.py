@@ -230,6 +230,7 @@ class Lake:
 
     def _replace(self, draft: DraftDirectory, own: str, written: list[str]) -> None:
         old = self._files.get(own, [])
+        self._require_led([*old, *written])
         with self._place.acting(), self._changing():
             self._unlink(one for one in old if one.startswith(LAST))
             for one in sorted(written, key=lambda path: path.startswith(LAST)):
@@ -246,36 +247,42 @@ class Lake:
             yield
 
     def _move(self, draft: DraftDirectory, path: str) -> None:
-        target = self._root / path
         for folder in [*Path(path).parents][-2::-1]:
-            if not (self._root / folder).is_dir():
-                status = (draft.path / folder).stat()
-                (self._root / folder).mkdir(0o700)
-                (self._root / folder).chmod(stat.S_IMODE(status.st_mode))
-                with contextlib.suppress(PermissionError):
-                    os.chown(self._root / folder, status.st_uid, status.st_gid)
-        (draft.path / path).rename(target)
+            status = (draft.path / folder).stat()
+            with self._at(folder) as place:
+                _make_directory(place, stat.S_IMODE(status.st_mode))
+        with self._at(path) as place, place.acting():
+            (draft.path / path).rename(f"/proc/self/fd/{place.directory}/{place.name}")
 
-    def _unlink(self, paths: Iterator[str] | set[str]) -> None:
+    def _unlink(self, paths: Iterable[str]) -> None:
         for one in paths:
-            target = self._root / one
-            target.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError), self._at(one) as place:
+                place.unlink(place.name)
             with contextlib.suppress(OSError):  # others' files are there, too
-                target.parent.rmdir()
-                target.parent.parent.rmdir()
+                for folder in [*Path(one).parents][:2]:
+                    with self._at(folder) as place, place.acting():
+                        os.rmdir(place.name, dir_fd=place.directory)
+
+    def _require_led(self, paths: Iterable[str]) -> None:
+        """Raise `RecordingError` before anything is changed, where others lead root elsewhere."""
+        for folder in {Path(one).parent for one in paths}:
+            with contextlib.suppress(FileNotFoundError), self._at(folder / "*"):
+                pass
+
+    @contextlib.contextmanager
+    def _at(self, path: str | Path) -> Iterator[Place]:
+        """A name in the lake, whose directory is held open.
+
+        Raises `RecordingError` where others lead root elsewhere, as they can where they may add names; OSError.
+        """
+        with contextlib.closing(Place(self.path / path)) as place:
+            place.require_safe()
+            yield place
 
     def _make(self) -> None:
         """The directory, where none is."""
         with contextlib.closing(Place(Path(os.path.abspath(self.path)))) as place:  # noqa: PTH100 - no links
-            if place.status(place.name) is None:
-                with contextlib.suppress(FileExistsError):
-                    descriptor = place.make_directory(place.name)
-                    with place.acting():
-                        if self._mode is not None:
-                            os.fchmod(descriptor, self._searched(self._mode))
-                        if place.owner is not None:
-                            os.fchown(descriptor, place.owner.uid, place.owner.gid)
-                    os.close(descriptor)
+            _make_directory(place, self._searched(self._mode))
 
     def _check(self) -> None:
         """Raise `UsageError` where something else than a lake is, or one of another schema."""
@@ -298,17 +305,16 @@ class Lake:
                 )
 
     @staticmethod
-    def _searched(mode: int) -> int:
+    def _searched(mode: int | None) -> int | None:
         """A directory's, whose files have this mode."""
-        return mode | (mode >> 2 & _SEARCH)
+        return None if mode is None else mode | (mode >> 2 & _SEARCH)
 
     def _begin(self) -> None:
-        """The directory by which the schema is known, even where no packet comes in."""
-        if self._schema is not None and not (self._root / self._schema.table).is_dir():
-            with self._place.acting():
-                (self._root / self._schema.table).mkdir(0o700)
-                if self._mode is not None:
-                    (self._root / self._schema.table).chmod(self._searched(self._mode))
+        """The directory by which the schema is known, even where no packet comes in; none leads elsewhere."""
+        if self._schema is not None:
+            with self._at(self._schema.table) as place:
+                _make_directory(place, self._searched(self._mode))
+        self._require_led(f"{table}/*" for table in self._layouts)
 
     def _found(self) -> dict[str, list[str]]:
         """The files of each recording, whether it has come in or not."""
@@ -364,6 +370,22 @@ class Lake:
             for own, paths in [*self._files.items()]:
                 if not any(one.startswith(LAST) for one in paths):
                     self._unlink(set(self._files.pop(own)))
+
+
+def _make_directory(place: Place, mode: int | None) -> None:
+    """The directory of that name, where none is. ``mode``: instead of 0700."""
+    if place.status(place.name) is not None:
+        return
+    with contextlib.suppress(FileExistsError):
+        descriptor = place.make_directory(place.name)
+        try:
+            with place.acting():
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
+                if place.owner is not None:
+                    os.fchown(descriptor, place.owner.uid, place.owner.gid)
+        finally:
+            os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:
