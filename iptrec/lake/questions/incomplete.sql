@@ -15,7 +15,7 @@ LEFT JOIN (
   GROUP BY one.recording
 ) o ON o.recording = r.recording
 LEFT JOIN (
-  SELECT c.recording, ABS(c.packets - COALESCE(p.packets, 0)) + ABS(c.steps - COALESCE(s.steps, 0))
+  SELECT c.recording AS recording, ABS(c.packets - COALESCE(p.packets, 0)) + ABS(c.steps - COALESCE(s.steps, 0))
     + COALESCE(l.rules, 0) AS missing
   FROM recordings c
   LEFT JOIN (SELECT recording, count(*) AS packets FROM packets GROUP BY recording) p
@@ -23,7 +23,7 @@ LEFT JOIN (
   LEFT JOIN (SELECT recording, count(*) AS steps FROM steps GROUP BY recording) s
     ON s.recording = c.recording
   LEFT JOIN (
-    SELECT i.recording, count(*) AS rules
+    SELECT i.recording AS recording, count(*) AS rules
     FROM places i
     LEFT JOIN rules u ON u.rule_id = i.rule_id
     WHERE u.rule_id IS NULL
