@@ -101,10 +101,14 @@ def _ask(title: str, engine: Engine, path: str, sql: str, form: _Form) -> int:
 
     from iptrec.cli import query
     from iptrec.cli.output import opened
+    from iptrec.cli.recordings import tell
+    from iptrec.lake.whole import astray
 
     with contextlib.ExitStack() as stack:
         progress = None if form.quiet else stack.enter_context(_bar(title))
-        answer = stack.enter_context(engine.opened(Path(path), progress))(sql)
+        ask = stack.enter_context(engine.opened(Path(path), progress))
+        tell("lake", astray(Path(path), ask))
+        answer = ask(sql)
         first = list(itertools.islice(answer.rows, 1))
         rows = itertools.chain(first, answer.rows)
         with opened(form.output, "-", form.mode) as stream:

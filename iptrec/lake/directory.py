@@ -25,10 +25,11 @@ from iptrec.lake.event_rows import EventRows
 from iptrec.lake.files import Files, day
 from iptrec.lake.layouts import LAST, layouts, schema_of
 from iptrec.lake.rows import Rows, name
+from iptrec.lake.whole import all_there, fits, is_broken, recording_of
 from iptrec.views.published import OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from iptrec.answers.packets import Packets
     from iptrec.lake.answer import Ask
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from iptrec.views.events import Schema
 
 _DRAFT: Final = re.compile(r"\.iptrec-[0-9a-f]{16}")
-_FILE: Final = re.compile(r"(.+)-[0-9]+\.parquet")
 _OTHERS: Final = ("host=", "date=")  # directories of `export parquet -o`, which has another order
 _SEARCH: Final = 0o111
 
@@ -81,8 +81,11 @@ def require_known(path: Path, ask: Ask) -> None:
 
 def _files(path: Path) -> dict[str, list[Path]]:
     found = {table: sorted((path / table).glob("dt=*/host=*/*.parquet")) for table in tables.NAMED}
-    come = {_of(one) for one in found[LAST]}
-    kept = {table: [one for one in paths if _of(one) in come] for table, paths in found.items()}
+    come = {recording_of(one.name) for one in found[LAST]}
+    kept = {
+        table: [one for one in paths if recording_of(one.name) in come]
+        for table, paths in found.items()
+    }
     return kept | {"rules": sorted((path / "rules").glob("*.parquet"))}
 
 
@@ -151,12 +154,6 @@ def _locked(path: Path, how: int) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _of(path: Path) -> str | None:
-    """The recording that a file is of."""
-    match = _FILE.fullmatch(path.name)
-    return match and match[1]
-
-
 class Lake:
     """A lake that is written to; a context manager.
 
@@ -183,7 +180,8 @@ class Lake:
             self._check()
             self._begin()
             self._files = self._found()
-            self._known_rows = self._known()
+            self._known_rows = self._known(self._files)
+            self._broken: set[str] = set()  # files of rules
             self._rules = self._rule_ids()
             self._take_away()
             self._stack = stack.pop_all()
@@ -193,9 +191,15 @@ class Lake:
         self._stack.close()
 
     def has(self, facts: Facts, fingerprint: str) -> bool:
-        """Whether this very recording has come in, written by this iptrec."""
-        found = self._known_rows.get(name(facts))
-        return found is not None and found["fingerprint"] == fingerprint
+        """Whether this very recording has come in, written by this iptrec, and is still there whole."""
+        own = name(facts)
+        row, paths = self._known_rows.get(own), self._files.get(own, [])
+        return (
+            row is not None
+            and row["fingerprint"] == fingerprint
+            and all_there(paths)
+            and fits(self._root, paths, row, self._layouts, self._rules)
+        )
 
     def has_whole(self, facts: Facts) -> bool:
         """Whether a recording that is cut off, or still grows, has come in with its end already."""
@@ -222,16 +226,18 @@ class Lake:
             self._replace(draft, own, files.written)
         self._rules |= new
         self._files[own] = [one for one in files.written if not one.startswith("rules/")]
-        self._known_rows[own] = {"fingerprint": fingerprint, "closed": int(facts.closed)}
+        self._known_rows |= self._known([own])
 
     def _replace(self, draft: DraftDirectory, own: str, written: list[str]) -> None:
         old = self._files.get(own, [])
+        self._require_led([*old, *written])
         with self._place.acting(), self._changing():
             self._unlink(one for one in old if one.startswith(LAST))
             for one in sorted(written, key=lambda path: path.startswith(LAST)):
                 if one.startswith(LAST):
-                    self._unlink(set(old) - set(written))
+                    self._unlink((self._broken | set(old)) - set(written))
                 self._move(draft, one)
+        self._broken.clear()
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -241,36 +247,42 @@ class Lake:
             yield
 
     def _move(self, draft: DraftDirectory, path: str) -> None:
-        target = self._root / path
         for folder in [*Path(path).parents][-2::-1]:
-            if not (self._root / folder).is_dir():
-                status = (draft.path / folder).stat()
-                (self._root / folder).mkdir(0o700)
-                (self._root / folder).chmod(stat.S_IMODE(status.st_mode))
-                with contextlib.suppress(PermissionError):
-                    os.chown(self._root / folder, status.st_uid, status.st_gid)
-        (draft.path / path).rename(target)
+            status = (draft.path / folder).stat()
+            with self._at(folder) as place:
+                _make_directory(place, stat.S_IMODE(status.st_mode))
+        with self._at(path) as place, place.acting():
+            (draft.path / path).rename(f"/proc/self/fd/{place.directory}/{place.name}")
 
-    def _unlink(self, paths: Iterator[str] | set[str]) -> None:
+    def _unlink(self, paths: Iterable[str]) -> None:
         for one in paths:
-            target = self._root / one
-            target.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError), self._at(one) as place:
+                place.unlink(place.name)
             with contextlib.suppress(OSError):  # others' files are there, too
-                target.parent.rmdir()
-                target.parent.parent.rmdir()
+                for folder in [*Path(one).parents][:2]:
+                    with self._at(folder) as place, place.acting():
+                        os.rmdir(place.name, dir_fd=place.directory)
+
+    def _require_led(self, paths: Iterable[str]) -> None:
+        """Raise `RecordingError` before anything is changed, where others lead root elsewhere."""
+        for folder in {Path(one).parent for one in paths}:
+            with contextlib.suppress(FileNotFoundError), self._at(folder / "*"):
+                pass
+
+    @contextlib.contextmanager
+    def _at(self, path: str | Path) -> Iterator[Place]:
+        """A name in the lake, whose directory is held open.
+
+        Raises `RecordingError` where others lead root elsewhere, as they can where they may add names; OSError.
+        """
+        with contextlib.closing(Place(self.path / path)) as place:
+            place.require_safe()
+            yield place
 
     def _make(self) -> None:
         """The directory, where none is."""
         with contextlib.closing(Place(Path(os.path.abspath(self.path)))) as place:  # noqa: PTH100 - no links
-            if place.status(place.name) is None:
-                with contextlib.suppress(FileExistsError):
-                    descriptor = place.make_directory(place.name)
-                    with place.acting():
-                        if self._mode is not None:
-                            os.fchmod(descriptor, self._searched(self._mode))
-                        if place.owner is not None:
-                            os.fchown(descriptor, place.owner.uid, place.owner.gid)
-                    os.close(descriptor)
+            _make_directory(place, self._searched(self._mode))
 
     def _check(self) -> None:
         """Raise `UsageError` where something else than a lake is, or one of another schema."""
@@ -293,58 +305,61 @@ class Lake:
                 )
 
     @staticmethod
-    def _searched(mode: int) -> int:
+    def _searched(mode: int | None) -> int | None:
         """A directory's, whose files have this mode."""
-        return mode | (mode >> 2 & _SEARCH)
+        return None if mode is None else mode | (mode >> 2 & _SEARCH)
 
     def _begin(self) -> None:
-        """The directory by which the schema is known, even where no packet comes in."""
-        if self._schema is not None and not (self._root / self._schema.table).is_dir():
-            with self._place.acting():
-                (self._root / self._schema.table).mkdir(0o700)
-                if self._mode is not None:
-                    (self._root / self._schema.table).chmod(self._searched(self._mode))
+        """The directory by which the schema is known, even where no packet comes in; none leads elsewhere."""
+        if self._schema is not None:
+            with self._at(self._schema.table) as place:
+                _make_directory(place, self._searched(self._mode))
+        self._require_led(f"{table}/*" for table in self._layouts)
 
     def _found(self) -> dict[str, list[str]]:
         """The files of each recording, whether it has come in or not."""
         found: dict[str, list[str]] = {}
         for table in self._layouts.keys() - {"rules"}:
             for path in (self._root / table).glob("dt=*/host=*/*.parquet"):
-                if own := _of(path):
+                if own := recording_of(path.name):
                     found.setdefault(own, []).append(str(path.relative_to(self._root)))
         return found
 
-    def _known(self) -> dict[str, dict[str, Any]]:
-        """What is to be known of each recording that has come in. Raises `UsageError` for another format."""
-        import pyarrow as pa  # noqa: PLC0415 - optional
-        import pyarrow.parquet as pq  # noqa: PLC0415
+    def _known(self, recordings: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What is to be known of each of them that has come in, as far as that can be read.
 
+        Raises `UsageError` for another format.
+        """
         known: dict[str, dict[str, Any]] = {}
-        for own, paths in self._files.items():
-            for path in (one for one in paths if one.startswith(LAST)):
-                try:
-                    columns = ["fingerprint", "closed", "format"]
-                    (row,) = pq.ParquetFile(self._root / path).read(columns).to_pylist()
-                except (pa.ArrowException, ValueError, KeyError) as error:
-                    raise UsageError(f"{self.path / path}: {_first_line(error)}") from None
-                require_format(self.path, row.get("format"))
-                known[own] = row
+        columns = ["fingerprint", "closed", "format", "packets", "steps", "losses"]
+        for own in recordings:
+            for path in (one for one in self._files[own] if one.startswith(LAST)):
+                if (rows := self._read(path, columns)) is not None:
+                    row = rows[0] if len(rows) == 1 else {}
+                    require_format(self.path, row.get("format"))
+                    known[own] = row
         return known
 
     def _rule_ids(self) -> set[str]:
-        import pyarrow as pa  # noqa: PLC0415
-        import pyarrow.parquet as pq  # noqa: PLC0415
-
         found: set[str] = set()
         for path in (self._root / "rules").glob("*.parquet"):
-            try:
-                ids = pq.ParquetFile(path).read(["rule_id"]).column(0)
-            except (pa.ArrowException, ValueError) as error:
-                raise UsageError(
-                    f"{self.path / 'rules' / path.name}: {_first_line(error)}"
-                ) from None
-            found.update(ids.to_pylist())
+            rows = self._read(f"rules/{path.name}", ["rule_id"])
+            if rows is None:
+                self._broken.add(f"rules/{path.name}")
+            found.update(row["rule_id"] for row in rows or ())
         return found
+
+    def _read(self, path: str, columns: list[str]) -> list[dict[str, Any]] | None:
+        """The rows of a small file; None: it is broken, and to be written again."""
+        import pyarrow.parquet as pq  # noqa: PLC0415 - optional
+
+        try:
+            rows: list[dict[str, Any]] = pq.ParquetFile(self._root / path).read(columns).to_pylist()
+        except (OSError, ValueError) as error:
+            if not is_broken(error):
+                raise
+            return None
+        return rows
 
     def _take_away(self) -> None:
         """What exports left that were interrupted."""
@@ -352,8 +367,25 @@ class Lake:
             if _DRAFT.fullmatch(one.name):
                 self._place.remove_tree(one.name)
         with self._place.acting(), self._changing():
-            for own in self._files.keys() - self._known_rows.keys():
-                self._unlink(set(self._files.pop(own)))
+            for own, paths in [*self._files.items()]:
+                if not any(one.startswith(LAST) for one in paths):
+                    self._unlink(set(self._files.pop(own)))
+
+
+def _make_directory(place: Place, mode: int | None) -> None:
+    """The directory of that name, where none is. ``mode``: instead of 0700."""
+    if place.status(place.name) is not None:
+        return
+    with contextlib.suppress(FileExistsError):
+        descriptor = place.make_directory(place.name)
+        try:
+            with place.acting():
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
+                if place.owner is not None:
+                    os.fchown(descriptor, place.owner.uid, place.owner.gid)
+        finally:
+            os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:

@@ -24,15 +24,20 @@ _GROUP_BYTES: Final = 16 << 20
 _FILE: Final = 1 << 22  # rows
 _MOST_WAITING: Final = 32  # days of one table; as a rule there is one or two
 _AT_ONCE: Final = 1 << 16  # rows: by the 1024 of the library it takes a quarter longer
+_NULL: Final = "__HIVE_DEFAULT_PARTITION__"  # what DuckDB and Spark read as no name at all
 _DAY_NS: Final = 24 * 3600 * 10**9
 
 
 def host_directory(host: str) -> str:
     """``host=`` with a stranger's name for it, percent-encoded where it has more than letters, digits, -_.~."""
-    found = quote(host or "unknown", safe="")
-    if len(found) > 200:  # noqa: PLR2004 - a directory's name has at most 255 bytes
-        found = quote(host[:60], safe="")[:200].rsplit("%", 1)[0]
-    return f"host={found.replace('.', '%2E') if set(found) == {'.'} else found}"
+    host = (host or "unknown")[:200]
+    while len(found := quote(host, safe="")) > 200:  # noqa: PLR2004 - a directory's name has at most 255 bytes
+        host = host[:-1]
+    if set(found) == {"."}:
+        found = found.replace(".", "%2E")
+    elif found == _NULL:
+        found = found.replace("_", "%5F", 1)
+    return f"host={found}"
 
 
 def day(time_ns: int) -> str:

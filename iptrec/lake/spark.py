@@ -34,6 +34,9 @@ _HERE: Final = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "2g",
 }
+_HOST: Final = (
+    "decode(encode(host, 'ISO-8859-1'), 'UTF-8')"  # Spark takes each encoded byte for a character
+)
 _PATTERN: Final = re.compile(r"[\\*?\[\]{}]")
 
 
@@ -119,12 +122,15 @@ class _Driver:
                 ) from None
 
     def _frame(self, name: str, files: list[Path]) -> Any:  # noqa: ANN401
+        from pyspark.sql.functions import expr  # noqa: PLC0415
+
         table = tables.NAMED[name]
         if not files:
             return self._session.sql(tables.empty(table, _KINDS))
         columns = ", ".join(f"{one} {kind}" for one, kind in tables.typed(table, _KINDS))
         reader = self._session.read.schema(columns).option("basePath", self._url(Path(name)))
-        return reader.parquet(*(_PATTERN.sub(r"\\\g<0>", self._url(one)) for one in files))
+        frame = reader.parquet(*(_PATTERN.sub(r"\\\g<0>", self._url(one)) for one in files))
+        return frame if name == "rules" else frame.withColumn("host", expr(_HOST))
 
     def _url(self, below: Path) -> str:
         """A cluster does not see our link, and has other file systems, too."""

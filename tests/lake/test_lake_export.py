@@ -277,6 +277,9 @@ HOSTS = [
     "%2F",
     "UPPER",
     "'; DROP",
+    "été",
+    "aa" + "ü" * 200,
+    "__HIVE_DEFAULT_PARTITION__",
 ]
 
 

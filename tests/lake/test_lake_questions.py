@@ -55,7 +55,8 @@ class Truth:
             for row in query(
                 path, "SELECT family, table_name, chain, spec, packets FROM rule_hits"
             ):
-                content = row[0], plain(row[1]), *row[2:-1]
+                table = plain(row[1])
+                content = "inet" if table.startswith("inet ") else row[0], table, *row[2:-1]
                 self.rules.append((content, host, name))
                 if row[-1]:
                     self.hit.add(content)
@@ -124,6 +125,23 @@ def test_unhit(desk):
     }
     assert all(one["unsure"] <= one["recordings"] for one in found)
     assert len(found) > 20
+
+
+def test_a_rule_of_both_families_is_one(tmp_path):
+    """Of an inet table: hit by IPv4 alone it is hit; by neither, it is there once."""
+    path = tmp_path / "lake"
+    put(path, sample("nftables"))
+    inet = [one for one in lake("unhit", path) if one["table_name"] == "inet fw"]
+    specs = Counter((one["chain"], one["rule"]) for one in inet)
+    assert set(specs.values()) == {1}
+    assert {one["family"] for one in inet} == {"inet"}
+    hit = query(
+        sample("nftables"),
+        "SELECT steps.chain, spec, sum(packets.family = 'ipv6') FROM steps JOIN rules ON rules.id = rule_id"
+        " JOIN packets USING (packet) WHERE rules.table_name = 'inet fw' GROUP BY 1, 2",
+    )
+    assert [one for one in hit if one[2] == 0]
+    assert [one for one in hit if one[:2] in specs] == []
 
 
 def test_differing(desk):

@@ -18,6 +18,7 @@ from iptrec.recording.reader import Reader
 PACKAGES = {"spark": "pyspark", "clickhouse": "chdb"}
 MASTER = os.environ.get("MASTER", "")  # of tools/spark-cluster
 ENGINES = {"clickhouse": ("clickhouse",), "spark": ("spark",), "cluster": ("spark", MASTER)}
+STRANGE = ("été", "節点", "__HIVE_DEFAULT_PARTITION__", "NULL", "aa" + "ü" * 200)
 MOMENT = 1795500000 * 10**9  # between the samples' days
 
 
@@ -46,6 +47,10 @@ def lake(tmp_path_factory):
         another(sample("kubernetes"), folder / "a.db", host="node 1/%"),
         another(sample("both"), folder / "b.db", host="node+2", later_ns=7),
         another(sample("ipv6"), folder / "c.db", host="not/there", later_ns=7),
+        *(
+            another(sample("docker_hairpin"), folder / f"{number}.db", host=host, later_ns=number)
+            for number, host in enumerate(STRANGE, 10)
+        ),
     )
     # An export that was interrupted left the rest of this one.
     for row in (folder / "lake" / "recordings").rglob("*/host=not%2Fthere/*"):
@@ -92,7 +97,9 @@ def test_equal_answers(name, asked, expected):
 def test_hosts_have_their_names(asked):
     """Whatever is in them."""
     found = asked(questions()["drops"], {"limit": 1000})
-    assert "node+2" in {row[found.columns.index("host")] for row in found.rows}
+    hosts = {row[found.columns.index("host")] for row in found.rows}
+    assert {"node+2", *STRANGE[:-1]} <= hosts
+    assert [one for one in hosts if one.startswith("aaü") and STRANGE[-1].startswith(one)]
 
 
 @pytest.mark.parametrize("text", ["it's", 'a "b" \\', "\\'; --"])
