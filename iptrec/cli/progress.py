@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.progress import Progress
 
@@ -36,12 +36,18 @@ def watched(reader: Reader | Several, title: str, *, quiet: bool = False) -> Ite
     )  # fmt: skip
     bar.add_task(title, total=reader.datagrams)
     try:
-        yield _heard(reader, bar) if isinstance(reader, Several) else _Watched(reader, bar)
+        heard = _counter(bar)
+        if isinstance(reader, Several):
+            reader.hear(heard)
+            yield reader
+        else:
+            yield _Watched(reader, heard)
     finally:
         bar.stop()
 
 
-def _heard(several: Several, bar: Progress) -> Several:
+def _counter(bar: Progress) -> Callable[[Chunk], None]:
+    """Is told of each chunk, and moves the bar; nobody sees it before it takes long."""
     begun = time.monotonic()
 
     def heard(chunk: Chunk) -> None:
@@ -49,20 +55,14 @@ def _heard(several: Several, bar: Progress) -> Several:
         if time.monotonic() > begun + _PATIENCE_S:
             bar.start()
 
-    several.hear(heard)
-    return several
+    return heard
 
 
 class _Watched:
-    """A recording whose chunks are counted as they are read."""
+    """A recording whose chunks are told of as they are read."""
 
-    def __init__(self, reader: Reader, bar: object) -> None:
-        from rich.progress import Progress
-
-        assert isinstance(bar, Progress)  # noqa: S101 - rich is imported only where it is shown
-        self._reader = reader
-        self._bar = bar
-        self._begun = time.monotonic()
+    def __init__(self, reader: Reader, heard: Callable[[Chunk], None]) -> None:
+        self._reader, self._heard = reader, heard
 
     @property
     def facts(self) -> Facts:
@@ -89,6 +89,4 @@ class _Watched:
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         for chunk in self._reader.chunks(stream, after):
             yield chunk
-            self._bar.advance(self._bar.task_ids[0], len(chunk.lengths))
-            if time.monotonic() > self._begun + _PATIENCE_S:
-                self._bar.start()
+            self._heard(chunk)

@@ -50,19 +50,18 @@ def opened(
 
     path = named(path)
     with _told_by_recorder(), contextlib.ExitStack() as stack:
-        first = stack.enter_context(Reader(path, held))
-        if more or (merged and first.merged):
+        reader = stack.enter_context(Reader(path, held))
+        if more or (merged and reader.merged):
             from iptrec.recording.several import Several
 
             _make_room(1 + len(more))
             others = [stack.enter_context(Reader(named(one))) for one in more]
-            several = Several([first, *others])
+            several = Several([reader, *others])
             if remarks:
                 _tell_copies(several)
             rows = stack.enter_context(watched(several, title)) if bar else several
             yield Recording(several, rows)
             return
-        reader = first
         if reader.merged:
             reader.facts  # noqa: B018 - says that it cannot be read as one
         if jobs > 1 and _can_be_opened_again(path) and reader.facts.closed:

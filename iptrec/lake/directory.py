@@ -22,10 +22,11 @@ from iptrec.errors import RecordingError, UsageError
 from iptrec.files import DraftDirectory, Place
 from iptrec.lake import tables
 from iptrec.lake.event_rows import EventRows
-from iptrec.lake.files import Files, day
+from iptrec.lake.files import Files
 from iptrec.lake.layouts import LAST, layouts, schema_of
 from iptrec.lake.rows import Rows, name
 from iptrec.lake.whole import all_there, fits, is_broken, recording_of
+from iptrec.views.days import day
 from iptrec.views.published import OURS
 
 if TYPE_CHECKING:

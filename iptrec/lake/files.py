@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 import numpy as np
 
-from iptrec.views.packet_json import iso_time
+from iptrec.views import arrow
+from iptrec.views.days import Days
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -17,15 +17,12 @@ if TYPE_CHECKING:
 
     from iptrec.files import DraftDirectory
     from iptrec.lake.layouts import Layout
-    from iptrec.names import I64
 
 _GROUP: Final = 1 << 17  # rows that are sorted together, and make a row group
 _GROUP_BYTES: Final = 16 << 20
 _FILE: Final = 1 << 22  # rows
 _MOST_WAITING: Final = 32  # days of one table; as a rule there is one or two
-_AT_ONCE: Final = 1 << 16  # rows: by the 1024 of the library it takes a quarter longer
 _NULL: Final = "__HIVE_DEFAULT_PARTITION__"  # what DuckDB and Spark read as no name at all
-_DAY_NS: Final = 24 * 3600 * 10**9
 
 
 def host_directory(host: str) -> str:
@@ -38,12 +35,6 @@ def host_directory(host: str) -> str:
     elif found == _NULL:
         found = found.replace("_", "%5F", 1)
     return f"host={found}"
-
-
-def day(time_ns: int) -> str:
-    """``YYYY-MM-DD`` in UTC; "unknown" where no calendar reaches."""
-    text = iso_time(time_ns)
-    return text[:10] if "T" in text else "unknown"
 
 
 class Files:
@@ -63,7 +54,7 @@ class Files:
         self._draft = draft
         self.layouts = layouts
         self._name, self._host, self._date = name, host_directory(host), date
-        self._packet = self._day = np.empty(0, np.int64)  # of the packets at hand
+        self._packets = Days()
         self._parts: dict[tuple[str, str], _Part] = {}
         self._done_ns: int | None = None  # no packet to come began before, as a rule
         self._count = 0
@@ -104,14 +95,9 @@ class Files:
         packet = batch.column(layout.packet).to_numpy()
         if layout.leads:
             time_ns = batch.column(layout.time).to_numpy()
-            self._packet, self._day = packet, time_ns // _DAY_NS
+            self._packets.take(packet, time_ns)
             self._done_ns = int(time_ns[-1])
-        if self._day.min() == self._day.max():
-            yield day(int(self._day[0]) * _DAY_NS), batch
-            return
-        days: I64 = self._day[np.searchsorted(self._packet, packet)]
-        for one in np.unique(days).tolist():
-            yield day(one * _DAY_NS), batch.take(np.flatnonzero(days == one))
+        yield from self._packets.parts(packet, batch)
 
     def _part(self, table: str, date: str) -> _Part:
         key = table, date
@@ -202,7 +188,6 @@ class _Writer:
         import pyarrow.parquet as pq  # noqa: PLC0415 - optional
 
         self._layout = layout
-        plain = layout.schema(False)
         target: Path = draft.path / path
         by = layout.sorted_by
         with draft.acting():
@@ -213,12 +198,10 @@ class _Writer:
                 compression="zstd",
                 store_schema=False,
                 use_dictionary=layout.dictionaries,
-                write_batch_size=_AT_ONCE,
+                write_batch_size=arrow.AT_ONCE,
                 sorting_columns=None if by is None else [pq.SortingColumn(by)],
             )
-        # Whoever reads it sees plain texts; that some were written by number is not a fact of theirs.
-        told = base64.b64encode(plain.serialize())
-        self._writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": told})
+        arrow.tell(self._writer, layout.schema(False))
         self.rows = 0
         self.last_ns = -(2**63)
 

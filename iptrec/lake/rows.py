@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from iptrec.answers.packets import Batch, Packets
     from iptrec.names import I64
     from iptrec.recording.rows import Facts, Recording
+    from iptrec.views.tables import Table
 
 _WANTED: Final = ("namespaces", "losses", "rules", "packets", "steps", "related")
 _CONTENT: Final = ("family", "table_name", "chain", "spec")  # what a rule's digest is made of
@@ -105,19 +106,13 @@ class Rows:
         return pa.DictionaryArray.from_arrays(pc.subtract(ids, 1).cast(pa.int32()), self._rule_ids)
 
     def _arranged(self, table: str, columns: dict[str, Any]) -> Any:  # noqa: ANN401
-        """A batch of these columns; those that are not there are the same in all rows, or empty."""
+        """A batch of these columns, with the recording in all rows."""
         import pyarrow as pa  # noqa: PLC0415
 
-        definition = tables.NAMED[table]
         count = len(next(iter(columns.values())))
         same = pa.array([self._name], pa.string())
         columns["recording"] = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), same)
-        for column, twin in tables.times(definition).items():
-            columns[twin] = columns[column].view(pa.timestamp("ns", "UTC"))
-        schema = tables.schema(definition, coded=True)
-        empty = (field for field in schema if field.name not in columns)
-        columns |= {field.name: pa.nulls(count, field.type) for field in empty}
-        return pa.RecordBatch.from_arrays([columns[one] for one in schema.names], schema=schema)
+        return _whole(tables.NAMED[table], columns)
 
 
 class _Noted:
@@ -154,14 +149,21 @@ def _columns(batch: Any) -> dict[str, Any]:  # noqa: ANN401
 
 def batch_of(table: str, rows: Iterable[Any]) -> Any:  # noqa: ANN401
     """Some rows of a small table, made one by one."""
-    import pyarrow as pa  # noqa: PLC0415
-
     definition = tables.NAMED[table]
     found = arrow.batch(arrow.schema(definition, coded=True), Filed.of(definition, rows))
-    columns = dict(zip(found.schema.names, found.columns, strict=True))
-    for column, twin in tables.times(definition).items():
+    return _whole(definition, dict(zip(found.schema.names, found.columns, strict=True)))
+
+
+def _whole(table: Table, columns: dict[str, Any]) -> Any:  # noqa: ANN401
+    """A batch of these columns, with timestamps beside the times; those that are not there are empty."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    for column, twin in tables.times(table).items():
         columns[twin] = columns[column].view(pa.timestamp("ns", "UTC"))
-    schema = tables.schema(definition, coded=True)
+    schema = tables.schema(table, coded=True)
+    count = len(next(iter(columns.values())))
+    empty = (field for field in schema if field.name not in columns)
+    columns |= {field.name: pa.nulls(count, field.type) for field in empty}
     return pa.RecordBatch.from_arrays([columns[one] for one in schema.names], schema=schema)
 
 

@@ -73,9 +73,7 @@ class Rewrite:
 
     def merge(self, several: Several) -> None:
         """All rows of several recordings; one that grows is told to have been taken while recording."""
-        for number, ((_, _, part), host) in enumerate(
-            zip(several.own, several.hosts, strict=True), 1
-        ):
+        for number, (part, host) in enumerate(zip(several.parts, several.hosts, strict=True), 1):
             self.facts(part.taken(host.running), number, part.file)
             for namespace in part.namespaces:
                 self.namespace(namespace, number)

@@ -24,10 +24,7 @@ _HEAD: Final = """\
 -- Times are nanoseconds since the epoch (CLOCK_REALTIME). Written once, never rewritten.
 """
 
-_RECORDING: Final = """\
--- One row: the recording itself.
-CREATE TABLE recording (
-  id INTEGER PRIMARY KEY CHECK (id = 1),
+_FACTS: Final = """\
   uuid TEXT NOT NULL,                     -- tags our TRACE rules: comment "iptrec:UUID"
   iptrec TEXT NOT NULL,                   -- version that recorded
   kernel TEXT NOT NULL,                   -- uname -srvm
@@ -43,30 +40,21 @@ CREATE TABLE recording (
   stopped_ns INTEGER,
   stop_reason TEXT,
   closed INTEGER NOT NULL DEFAULT 0       -- 1: the recorder ended cleanly
-) STRICT;
 """
 
-_RECORDING_4: Final = """\
+_RECORDING: Final = f"""\
+-- One row: the recording itself.
+CREATE TABLE recording (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+{_FACTS}) STRICT;
+"""
+
+_RECORDING_4: Final = f"""\
 -- The recordings that were merged, a row each.
 CREATE TABLE recording (
   id INTEGER PRIMARY KEY,
   file TEXT NOT NULL,                     -- name of the file that it was
-  uuid TEXT NOT NULL,                     -- tags our TRACE rules: comment "iptrec:UUID"
-  iptrec TEXT NOT NULL,                   -- version that recorded
-  kernel TEXT NOT NULL,                   -- uname -srvm
-  host TEXT NOT NULL,
-  command TEXT NOT NULL,                  -- JSON list: argv
-  filter TEXT,                            -- pcap expression
-  families TEXT NOT NULL,                 -- JSON list of "ipv4", "ipv6"
-  interfaces TEXT NOT NULL,               -- JSON list; empty: all
-  snaplen INTEGER NOT NULL,               -- bytes of each packet
-  byte_order TEXT NOT NULL,               -- of the netlink messages: "little" or "big"
-  started_ns INTEGER NOT NULL,
-  started_monotonic_ns INTEGER NOT NULL,  -- CLOCK_MONOTONIC at started_ns
-  stopped_ns INTEGER,
-  stop_reason TEXT,
-  closed INTEGER NOT NULL DEFAULT 0       -- 1: the recorder ended cleanly
-) STRICT;
+{_FACTS}) STRICT;
 """
 
 _NAMESPACE: Final = """\

@@ -119,8 +119,9 @@ class Part:
 class Several:
     """Recordings in one or several files: a `rows.Recording`, and all that a `Reader` has; a context manager.
 
-    ``hosts``: each of them. ``copies``: pairs of files that hold the same recording. Raises `RecordingError`
-    for rows whose numbers are so high that they cannot be told from those of another file.
+    ``hosts``: each of them, whose rows are ``parts``. ``copies``: pairs of files that hold the same recording.
+    Raises `RecordingError` for rows whose numbers are so high that they cannot be told from those of another
+    file.
     """
 
     def __init__(self, readers: Sequence[Reader]) -> None:
@@ -132,14 +133,14 @@ class Several:
             of = reader.recording_of
             found += [Part(reader, own, shift, last, of) for own in recordings]
             shift += last
-        self._parts = sorted(found, key=lambda one: _order(one.own, None, one.file))
-        names = _names(self._parts)
+        self.parts = sorted(found, key=lambda one: _order(one.own, None, one.file))
+        names = _names(self.parts)
         self.hosts = [
             Host(name, part.file, part, part.running)
-            for name, part in zip(names, self._parts, strict=True)
+            for name, part in zip(names, self.parts, strict=True)
         ]
-        self.copies = list(_copies(self._parts))
-        self._of_stream = {one.id: part for part in self._parts for one in part.streams}
+        self.copies = list(_copies(self.parts))
+        self._of_stream = {one.id: part for part in self.parts for one in part.streams}
 
     def __enter__(self) -> Self:
         return self
@@ -168,19 +169,12 @@ class Several:
         return Path(", ".join(str(one.path) for one in self._readers))
 
     @property
-    def own(self) -> list[tuple[str, Recorded, Part]]:
-        """Of each its host's name, the row about it, and its rows."""
-        return [
-            (one.name, part.own, part) for one, part in zip(self.hosts, self._parts, strict=True)
-        ]
-
-    @property
     def facts(self) -> Facts:
         """What is true of all: from the first start to the last stop; interfaces where each has some.
 
         The filter is that which all have, or none; what is each one's own, as the uuid is, is the first one's.
         """
-        every = [one.facts for one in self._parts]
+        every = [one.facts for one in self.parts]
         stops = [one.stopped_ns for one in every]
         named = all(one.interfaces for one in every)
         filters = {one.filter for one in every}
@@ -199,7 +193,7 @@ class Several:
     @property
     def running(self) -> bool | None:
         """Whether any is still recorded; None where that cannot be told."""
-        every = [one.running for one in self._parts]
+        every = [one.running for one in self.parts]
         return True if True in every else None if None in every else False
 
     def wait(self, at_most_s: float) -> None:
@@ -219,39 +213,39 @@ class Several:
     @property
     def namespaces(self) -> list[Namespace]:
         """The namespaces of all."""
-        return [one for part in self._parts for one in part.namespaces]
+        return [one for part in self.parts for one in part.namespaces]
 
     @property
     def streams(self) -> list[Stream]:
         """The streams of all."""
-        return [one for part in self._parts for one in part.streams]
+        return [one for part in self.parts for one in part.streams]
 
     @property
     def losses(self) -> list[Loss]:
         """The losses of all, in order of time."""
-        every = [one for part in self._parts for one in part.losses]
+        every = [one for part in self.parts for one in part.losses]
         return sorted(every, key=lambda one: one.first_ns)
 
     def snapshots(self, *kinds: str) -> Iterator[Snapshot]:
         """See `rows.Recording`."""
-        some = (one.snapshots(*kinds) for one in self._parts)
+        some = (one.snapshots(*kinds) for one in self.parts)
         return heapq.merge(*some, key=lambda one: (one.time_ns, one.id))
 
     def newest_snapshot(self) -> int:
         """See `rows.Recording`; always the same."""
-        return max(one.newest_snapshot() for one in self._parts)
+        return max(one.newest_snapshot() for one in self.parts)
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """See `rows.Recording`; of all streams in order of time."""
         if stream is not None:
             part = self._of_stream.get(stream)
             return iter(()) if part is None else part.chunks(stream, after)
-        some = (one.chunks(None, after) for one in self._parts)
+        some = (one.chunks(None, after) for one in self.parts)
         return heapq.merge(*some, key=lambda one: (int(one.received_ns[0]), one.id))
 
     def hear(self, heard: Callable[[Chunk], None]) -> None:
         """Be told of each chunk that is read."""
-        for one in self._parts:
+        for one in self.parts:
             one.heard = heard
 
 

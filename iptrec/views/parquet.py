@@ -7,16 +7,13 @@ recording's start (UTC).
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
-import numpy as np
-
 from iptrec.views import arrow
+from iptrec.views.days import Days, day
 from iptrec.views.filed import Filed
-from iptrec.views.packet_json import iso_time
 from iptrec.views.tables import BY_NAME, OF_PACKETS
 
 if TYPE_CHECKING:
@@ -27,8 +24,6 @@ if TYPE_CHECKING:
     from iptrec.views.tables import Table
 
 _MOST_OPEN: Final = 32  # files; a day each, as a rule there is one or two
-_AT_ONCE: Final = 1 << 16  # rows: by the 1024 of the library it takes a quarter longer
-_DAY_NS: Final = 24 * 3600 * 10**9
 
 
 class Files:
@@ -39,8 +34,8 @@ class Files:
         self._host = quote(facts.host or "unknown", safe="") or "unknown"
         self._host = {".": "%2E", "..": "%2E%2E"}.get(self._host, self._host)[:200]
         self._name = quote(facts.uuid, safe="")[:100]
-        self._date = _date(facts.started_ns)
-        self._packet = self._day = np.empty(0, np.int64)  # of the packets at hand
+        self._date = day(facts.started_ns)
+        self._packets = Days()
         self._writers: dict[tuple[str, str], Any] = {}
         self._parts = 0
 
@@ -61,8 +56,8 @@ class Files:
             batch = arrow.batch(arrow.schema(table, coded=True), filed)
             if len(batch):
                 empty.pop(name, None)
-            for day, part in self._days(name, batch):
-                self._write(table, day, part)
+            for date, part in self._days(name, batch):
+                self._write(table, date, part)
         for table in empty.values():
             self._write(
                 table, self._date, arrow.batch(arrow.schema(table, coded=True), Filed(table))
@@ -77,22 +72,17 @@ class Files:
             return
         packet = batch.column("packet").to_numpy()
         if name == "packets":
-            self._packet, self._day = packet, batch.column("time_ns").to_numpy() // _DAY_NS
-        if self._day.min() == self._day.max():
-            yield _date(int(self._day[0]) * _DAY_NS), batch
-            return
-        day = self._day[np.searchsorted(self._packet, packet)]
-        for one in np.unique(day).tolist():
-            yield _date(one * _DAY_NS), batch.take(np.flatnonzero(day == one))
+            self._packets.take(packet, batch.column("time_ns").to_numpy())
+        yield from self._packets.parts(packet, batch)
 
-    def _write(self, table: Table, day: str, rows: Any) -> None:  # noqa: ANN401
+    def _write(self, table: Table, date: str, rows: Any) -> None:  # noqa: ANN401
         import pyarrow.parquet as pq  # noqa: PLC0415 - optional
 
-        key = table.name, day
+        key = table.name, date
         if key not in self._writers:
             while len(self._writers) >= _MOST_OPEN:
                 self._writers.pop(next(iter(self._writers))).close()
-            folder = self._directory.path / table.name / f"host={self._host}" / f"date={day}"
+            folder = self._directory.path / table.name / f"host={self._host}" / f"date={date}"
             self._parts += 1
             path = folder / f"{self._name}-{self._parts}.parquet"
             with self._directory.acting():
@@ -103,16 +93,8 @@ class Files:
                     compression="zstd",
                     store_schema=False,
                     use_dictionary=arrow.coded(rows.schema),
-                    write_batch_size=_AT_ONCE,
+                    write_batch_size=arrow.AT_ONCE,
                 )
-            # Whoever reads it sees plain texts; that some were written by number is not a fact of theirs.
-            plain = arrow.schema(table)
-            told = base64.b64encode(plain.serialize())
-            writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": told})
+            arrow.tell(writer, arrow.schema(table))
             self._writers[key] = writer
         self._writers[key].write_batch(rows)
-
-
-def _date(time_ns: int) -> str:
-    text = iso_time(time_ns)
-    return text[:10] if "T" in text else "unknown"

@@ -22,6 +22,7 @@ from iptrec.lake import directory, tables
 from iptrec.lake import files as lake_files
 from iptrec.lake.layouts import layouts
 from iptrec.recording.reader import Reader
+from iptrec.views import days
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = {
@@ -336,7 +337,7 @@ def test_sorted_whatever_comes(order, tmp_path, monkeypatch):
     number = np.arange(2000)
     time_ns = 10**18 + {
         "forward": number, "back": -number, "mixed": number * 7919 % 2000,
-        "days": number * 7 % 40 * lake_files._DAY_NS,
+        "days": number * 7 % 40 * days.DAY_NS,
     }[order]  # fmt: skip
     schema = tables.schema(tables.NAMED["packets"], coded=True)
     with DraftDirectory(tmp_path / "out") as draft:
@@ -352,7 +353,7 @@ def test_sorted_whatever_comes(order, tmp_path, monkeypatch):
         for path in made.written:
             table = pq.ParquetFile(draft.path / path).read(["packet", "time_ns"])
             assert (np.diff(table.column("time_ns").to_numpy()) >= 0).all()
-            assert {lake_files.day(one) for one in table.column("time_ns").to_pylist()} == {
+            assert {days.day(one) for one in table.column("time_ns").to_pylist()} == {
                 re.search("dt=([^/]*)", path)[1]
             }
             found += table.column("packet").to_pylist()

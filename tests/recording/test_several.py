@@ -191,18 +191,18 @@ def test_one_that_grows_is_merged_as_taken_while_recording(tmp_path, several, mo
         writer.commit()
         found = several(path, whole, cut)
         merged = several(merged_of(tmp_path / "all.db", found))
-    own = [part.facts for _, _, part in merged.own]
+    own = [part.facts for part in merged.parts]
     assert [(one.closed, one.stop_reason) for one in own] == [
         (True, "still-recording"), (True, "SIGINT"), (False, None),
     ]  # fmt: skip
     assert own[0].stopped_ns > 10**18
     assert [one.running for one in merged.hosts] == [False, False, False]
     again = several(merged_of(tmp_path / "again.db", merged))
-    assert [part.facts for _, _, part in again.own] == own
+    assert [part.facts for part in again.parts] == own
     monkeypatch.setattr(Reader, "running", None)
     unsure = several(merged_of(tmp_path / "unsure.db", several(cut, whole)))
     assert [one.running for one in unsure.hosts] == [False, None]
-    assert not unsure.own[1][2].facts.closed
+    assert not unsure.parts[1].facts.closed
 
 
 @pytest.mark.parametrize("number", [2**61, -5])
