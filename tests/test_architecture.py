@@ -137,7 +137,8 @@ HOMES = {
     "chdb": {"lake"},
     "pyspark": {"lake"},
     "py4j": {"lake"},
-    "zstandard": {"recording"},
+    "backports": {"recording"},
+    "compression": {"recording"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "views"},
@@ -366,7 +367,7 @@ def test_help_is_light():
     code = (
         "import sys\nfrom iptrec.cli import app\n"
         "app(['--help'], standalone_mode=False)\n"
-        "heavy = {'numpy', 'pyroute2', 'sqlite_utils', 'sqlite3', 'zstandard', 'rich'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'pyroute2', 'sqlite_utils', 'sqlite3', 'backports', 'rich'} & set(sys.modules)\n"
         "ours = {one for one in sys.modules if one.startswith('iptrec.')}\n"
         "light = {'cli', 'cli.commands', 'cli.help_', 'errors', 'version'}\n"
         "sys.exit(str(heavy | ours - {f'iptrec.{one}' for one in light} or ''))"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import zstandard
 
 from iptrec.recording.packing import Notes, pack
+from iptrec.recording.zstd import Packer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ class Waiting:
     def __init__(self) -> None:
         self.bytes = 0
         self._streams: dict[int, _Batches] = {}
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+        self._packer = Packer(_LEVEL)
 
     def __bool__(self) -> bool:
         return bool(self._streams)
@@ -76,7 +76,7 @@ class Waiting:
             received_ns, raw = batches.packed()
             yield Chunk(
                 stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns),
-                bool(batches.notes), "zstd", len(raw), self._compressor.compress(raw),
+                bool(batches.notes), "zstd", len(raw), self._packer.pack(raw),
             )  # fmt: skip
 
     def clear(self) -> None:

@@ -17,10 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Final
 
-import zstandard
-
 from iptrec.errors import RecordingError, strerror
-from iptrec.recording import private
+from iptrec.recording import private, zstd
 from iptrec.recording.schema import APPLICATION_ID
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ RECORDING: Final = ".db"
 _ENCRYPTED: Final = 1  # of a member's flags
 PART: Final = ".part.db"  # of a recording that is to be compressed in the end
 _PIECE: Final = 1 << 20
-_WINDOW: Final = 128 << 20  # bytes of memory that a zstd frame may ask for
 _LARGEST: Final = 16 << 30  # bytes unpacked
 # Recordings hold chunks that are compressed already: zstd -19 leaves a sixth of the samples, nearly all of a
 # recording of a million packets, and a hundredth of it where these are all equal.
@@ -62,7 +59,7 @@ def unpacked(path: Path, shown: Path) -> Iterator[Path]:
         try:
             with _opened(path) as source:
                 _copy(path, source, file)
-        except (zipfile.BadZipFile, zlib.error, zstandard.ZstdError, EOFError, ValueError) as error:
+        except (zipfile.BadZipFile, zlib.error, zstd.ZstdError, EOFError, ValueError) as error:
             # The last one: a name of a zip's member that is no text, a place before its beginning.
             raise RecordingError(f"{shown} cannot be unpacked: {error}") from None
         except (NotImplementedError, RuntimeError) as error:  # zip: a method, a password
@@ -93,9 +90,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             with gzip.open(file) as inside:
                 yield inside  # type: ignore[misc]  # all that is needed of an IO it has
         elif head.startswith(_ZSTD):
-            unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-            with unpacker.stream_reader(file, read_across_frames=True) as inside:
-                yield inside
+            with zstd.opened(file) as inside:
+                yield inside  # type: ignore[misc]  # the same
         else:
             with _InPieces(path) as pieces, _member(path, pieces) as inside:
                 yield inside

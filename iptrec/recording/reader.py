@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-import zstandard
-
 from iptrec.errors import RecordingError
+from iptrec.recording import zstd
 from iptrec.recording.distrusted import MAX_VALUE, Distrusted, printable
 from iptrec.recording.packing import unpack
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
@@ -296,14 +295,11 @@ class Reader:
                 f"{self.path} holds more than can be read: {name} has {size:,} bytes, {room:,} are left"
             )
         try:
-            if zstandard.get_frame_parameters(data).content_size != size:
+            if zstd.declared(data) != size:
                 raise self._file.damaged(f"{name} does not have the size that it declares")
-            content: bytes = zstandard.ZstdDecompressor().decompress(
-                data, max_output_size=size, allow_extra_data=False
-            )
-        except (zstandard.ZstdError, MemoryError) as error:
+            return zstd.unpack(data, size)
+        except (zstd.ZstdError, MemoryError) as error:
             raise self._file.damaged(f"{name} cannot be unpacked ({error})") from None
-        return content
 
     def _table(self, table: str) -> list[Row]:
         """All rows of a small table, in order."""

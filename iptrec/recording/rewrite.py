@@ -9,12 +9,11 @@ import sqlite3
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import zstandard
-
 from iptrec.errors import RecordingError
 from iptrec.recording.home import described
 from iptrec.recording.packing import pack
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, MERGED, SCHEMAS
+from iptrec.recording.zstd import Packer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +47,7 @@ class Rewrite:
                 self._made.execute(f"PRAGMA {statement}")
             head = _HEAD.format(APPLICATION_ID, self._format, SCHEMAS[self._format])
             self._made.executescript(head)
-        self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
+        self._packer = Packer(level)
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +111,7 @@ class Rewrite:
         with self._translating():
             known = self._made.execute("SELECT 1 FROM blob WHERE sha256 = ?", [digest]).fetchone()
         if not known:
-            data = self._compressor.compress(content)
+            data = self._packer.pack(content)
             self._insert(
                 "blob", {"sha256": digest, "encoding": "zstd", "size": len(content), "data": data}
             )
@@ -127,7 +126,7 @@ class Rewrite:
                 "id": one.id, "stream": one.stream, "first_ns": int(one.received_ns[0]),
                 "last_ns": int(one.received_ns[-1]), "datagrams": len(one.lengths),
                 "noted": one.notes is not None, "encoding": "zstd", "size": len(raw),
-                "data": self._compressor.compress(raw),
+                "data": self._packer.pack(raw),
             },
         )  # fmt: skip
 

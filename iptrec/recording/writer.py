@@ -14,8 +14,6 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-import zstandard
-
 from iptrec.errors import RecordingError
 from iptrec.files import Draft
 from iptrec.recording.chunks import Waiting
@@ -24,6 +22,7 @@ from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.recording.pace import Pace
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
+from iptrec.recording.zstd import Packer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +53,7 @@ class Blob(NamedTuple):
     @classmethod
     def of(cls, content: bytes) -> Self:
         """Hash and compress."""
-        data = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(content)
+        data = Packer(_ZSTD_LEVEL).pack(content)
         return cls(hashlib.sha256(content).hexdigest(), "zstd", len(content), data)
 
 

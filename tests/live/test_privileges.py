@@ -35,7 +35,7 @@ PROGRAMS = (
 )  # fmt: skip
 MODULES = (
     *sorted(sys.stdlib_module_names), "sitecustomize", "usercustomize",
-    "iptrec", "numpy", "zstandard", "typer", "click", "rich", "dpkt", "pyroute2", "sqlite_utils",
+    "iptrec", "numpy", "backports", "typer", "click", "rich", "dpkt", "pyroute2", "sqlite_utils",
     "pluggy", "shellingham", "pygments", "colorama",
 )  # fmt: skip
 COMMANDS = {
