@@ -16,23 +16,23 @@ import secrets
 import shutil
 import sqlite3
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from urllib.parse import quote
 
+from iptrec import descriptors
 from iptrec.errors import ANOTHER_OUTPUT, RecordingError
 from iptrec.identity import acting_as, behind_sudo, only_root_changes, open_led_by_root
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from iptrec.identity import User
 
-_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY: Final = descriptors.PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEARCH: Final = 0o111
 _MOST_LINKS: Final = 40  # as many as the kernel follows
-_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 class Place:
@@ -126,8 +126,10 @@ class Place:
 
     def make_unnamed(self) -> int | None:
         """The same without a name; None where the filesystem has no such thing (open(2), O_TMPFILE)."""
+        if descriptors.UNNAMED is None:
+            return None
         with self.acting(), contextlib.suppress(OSError):
-            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            flags = descriptors.UNNAMED | os.O_RDWR | os.O_CLOEXEC
             return self._given(os.open(".", flags, 0o600, dir_fd=self.directory))
         return None
 
@@ -148,7 +150,7 @@ class Place:
     def link(self, descriptor: int, name: str) -> None:
         """Give a name to this very file. Raises FileExistsError: something has it already."""
         with self.acting():
-            os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=self.directory)
+            os.link(descriptors.ALL / str(descriptor), name, dst_dir_fd=self.directory)
 
     def rename(self, old: str, new: str) -> None:
         """Rename it; what had the new name is replaced, a link not followed."""
@@ -179,7 +181,7 @@ def open_device(path: Path) -> int | None:
                 return _open_device(place, status, os.O_NOFOLLOW)
             if not place.links:
                 return None
-            if os.path.samestat(os.fstat(place.directory), _DESCRIPTORS.stat()):  # /dev/stdout
+            if os.path.samestat(os.fstat(place.directory), descriptors.ALL.stat()):  # /dev/stdout
                 return _open_device(place, os.stat(place.name, dir_fd=place.directory), 0)
             path = path.parent / os.readlink(place.name, dir_fd=place.directory)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -319,7 +321,7 @@ class DraftDirectory:
             self._remove_temporary()
             self.place.close()
             raise
-        self.path = Path(f"/proc/self/fd/{self._descriptor}")
+        self.path = descriptors.path_to(self._descriptor, path.with_name(self._temporary))
 
     def __enter__(self) -> Self:
         return self
@@ -413,7 +415,7 @@ def held_twice(descriptor: int) -> bool:
     """Whether this process has a file open once more, beside this descriptor."""
     file = os.fstat(descriptor)
     count = 0
-    for entry in Path("/proc/self/fd").iterdir():
+    for entry in descriptors.ALL.iterdir():
         with contextlib.suppress(OSError):  # that of the list itself
             count += os.path.samestat(os.fstat(int(entry.name)), file)
     return count > 1

@@ -17,6 +17,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from iptrec import descriptors
 from iptrec.errors import HostError, UsageError, strerror
 from iptrec.libc import libc
 
@@ -28,8 +29,8 @@ _NONE: Final = (
 )
 _SHARED: Final = 0o022  # write permission of group and others
 _STICKY: Final = 0o1000
-_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_NAME: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = descriptors.PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NAME: Final = descriptors.PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_LINKS: Final = 40  # as many as the kernel follows
 
 
@@ -44,10 +45,11 @@ class User(NamedTuple):
 def behind_sudo() -> User | None:
     """The user who ran sudo; None for root itself, without root, or where that user has no id.
 
-    The last one is a user namespace that maps root alone. Raises `UsageError` where SUDO_UID or SUDO_GID is
-    not an id: what is made with root's rights instead would be wrong without a word.
+    The last one is a user namespace that maps root alone. Elsewhere than on Linux root makes no files.
+    Raises `UsageError` where SUDO_UID or SUDO_GID is not an id: what is made with root's rights instead would
+    be wrong without a word.
     """
-    if os.geteuid() != 0 or "SUDO_UID" not in os.environ:
+    if os.geteuid() != 0 or "SUDO_UID" not in os.environ or not descriptors.protects_root():
         return None
     uid = _id("SUDO_UID")
     if uid == 0 or not _mapped(uid, "uid_map"):
@@ -126,10 +128,12 @@ def open_led_by_root(path: Path) -> int | None:
     Every name in it is looked up by itself, in a directory that only root can change, or in a sticky one
     where the name is root's. A link has to be root's. Where we are already is taken as it is, and so is the
     directory in the end: see `only_root_changes`. Without root's rights there is nothing to be led to: the
-    path is opened as it is. Raises OSError.
+    path is opened as it is. Raises OSError, and `HostError` for root elsewhere than on Linux.
     """
     if os.geteuid() != 0 or _alone():
         return os.open(path, _DIRECTORY)
+    if not descriptors.protects_root():
+        raise HostError("root's files are protected on Linux alone: run iptrec as a user")
     names = collections.deque(path.parts)
     links = 0
     with contextlib.ExitStack() as opened:

@@ -63,7 +63,7 @@ def moved(path: Path | None) -> int:
 
     Returns a descriptor of the one outside.
     """
-    outside = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    outside = _outside()
     if path is not None:
         _enter(path)
     return outside
@@ -72,7 +72,7 @@ def moved(path: Path | None) -> int:
 @contextlib.contextmanager
 def entered(path: Path | None) -> Iterator[int]:
     """Be in a namespace (None: where we are); gives a descriptor of the one outside."""
-    outside = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    outside = _outside()
     try:
         if path is not None:
             _enter(path)
@@ -81,6 +81,13 @@ def entered(path: Path | None) -> Iterator[int]:
             enter(outside)
     finally:
         os.close(outside)
+
+
+def _outside() -> int:
+    try:
+        return os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostError(f"there is no {_OWN}: recording needs Linux, and its /proc") from None
 
 
 def enter(descriptor: int) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from iptrec import descriptors
 from iptrec.errors import RecordingError, UsageError
 from iptrec.files import DraftDirectory, Place
 from iptrec.lake import tables
@@ -176,7 +177,7 @@ class Lake:
             self._place = Place(self.path / "draft")
             stack.callback(self._place.close)
             self._place.require_safe()
-            self._root = Path(f"/proc/self/fd/{self._place.directory}")
+            self._root = descriptors.path_to(self._place.directory, self.path)
             stack.enter_context(alone(self.path))
             self._check()
             self._begin()
@@ -253,7 +254,9 @@ class Lake:
             with self._at(folder) as place:
                 _make_directory(place, stat.S_IMODE(status.st_mode))
         with self._at(path) as place, place.acting():
-            (draft.path / path).rename(f"/proc/self/fd/{place.directory}/{place.name}")
+            (draft.path / path).rename(
+                descriptors.path_to(place.directory, place.path.parent) / place.name
+            )
 
     def _unlink(self, paths: Iterable[str]) -> None:
         for one in paths:

@@ -11,7 +11,11 @@ from typing import Final
 
 from iptrec.errors import HostError
 
-_SONAMES: Final = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's and everybody else's
+_SONAMES: Final = (
+    "libpcap.so.0.8",
+    "libpcap.so.1",
+    "libpcap.dylib",
+)  # Debian's, everybody else's, macOS's
 
 
 class Instruction(ctypes.Structure):

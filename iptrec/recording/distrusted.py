@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from iptrec import descriptors
 from iptrec.errors import AbandonedError, RecordingError, strerror
 from iptrec.names import counted
 from iptrec.recording import at_work, private
@@ -229,9 +230,9 @@ class Distrusted:
         if self._held is None:
             return
         held = os.fstat(self._held)
-        for one in Path("/proc/self/fd").iterdir():
+        for one in descriptors.ALL.iterdir():
             with contextlib.suppress(OSError):
-                if one.name != str(self._held) and os.path.samestat(one.stat(), held):
+                if one.name != str(self._held) and os.path.samestat(os.fstat(int(one.name)), held):
                     return
         raise RecordingError(f"{self.path} is another file by now: somebody moved the recording")
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from iptrec import descriptors
 from iptrec.errors import RecordingError, strerror
 from iptrec.identity import only_root_changes, open_led_by_root
 
@@ -55,11 +56,10 @@ def nameless() -> Iterator[BinaryIO]:
 
 def _unnamed(where: Path) -> int | None:
     """None where there is no such file: it is Linux's, and not of each file system (open(2))."""
-    kind = getattr(os, "O_TMPFILE", None)
-    if kind is None:
+    if descriptors.UNNAMED is None:
         return None
     try:
-        return os.open(where, os.O_RDWR | os.O_CLOEXEC | kind, 0o600)
+        return os.open(where, os.O_RDWR | os.O_CLOEXEC | descriptors.UNNAMED, 0o600)
     except OSError as error:
         if error.errno in _NO_TMPFILE:
             return None
