@@ -84,6 +84,7 @@ MAY_IMPORT = {
         "rulesets.table_names",
         "recording.rows",
         "files",
+        "descriptors",
     },
     "pack": {
         "pack",
