@@ -14,7 +14,7 @@ import again
 import pytest
 import warm
 from hypothesis import settings
-from rights import IS_ROOT
+from rights import IS_ROOT, installed
 
 # What a test runs can be interrupted, also where a shell's "&" or nohup had us ignore it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -95,14 +95,14 @@ def _locked(path, how, behind=None):
 
 
 def _refused():
-    """Why no lab with legacy iptables can be made here; None if one can (one was)."""
+    """Why no lab can be made here, with legacy iptables where that is installed; None if one can (one was)."""
     from iptrec.demo.lab import Lab
     from iptrec.errors import HostError
 
     try:
         with Lab() as lab:
-            lab.restore(None, "ipv4", "*raw\nCOMMIT\n")
-            lab.restore(None, "ipv6", "*raw\nCOMMIT\n")
+            for family in ("ipv4", "ipv6") if installed("iptables-legacy-restore") else ():
+                lab.restore(None, family, "*raw\nCOMMIT\n")
     except HostError as refusal:
         return str(refusal)
     return None
@@ -112,8 +112,11 @@ def _refused():
 def labs():
     """Labs can be made here; else tests are skipped, or fail where IPTREC_REQUIRE_LIVE=1 has root make them."""
     refusal = _refused()
+    required = IS_ROOT and os.environ.get("IPTREC_REQUIRE_LIVE") == "1"
+    if refusal is None and required and not installed("iptables-legacy-restore"):
+        refusal = "iptables-legacy-restore: not found; install the package iptables"
     if refusal is not None:
-        if IS_ROOT and os.environ.get("IPTREC_REQUIRE_LIVE") == "1":
+        if required:
             pytest.fail(f"IPTREC_REQUIRE_LIVE=1, and no lab can be made: {refusal}", pytrace=False)
         pytest.skip(refusal)
 

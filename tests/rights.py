@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+
+from iptrec.kernel import process
 
 # Root of a user namespace has rights over nobody else.
 IS_ROOT = os.geteuid() == 0 and "4294967295" in Path("/proc/self/uid_map").read_text()
@@ -21,3 +24,8 @@ def since(major, minor, what):
         (major, minor) > LINUX,
         reason=f"{what}: since Linux {major}.{minor}, not on {os.uname().release}",
     )
+
+
+def installed(command):
+    """Whether there is such a program, where administrators' are as well."""
+    return shutil.which(command, path=process.search_path()) is not None

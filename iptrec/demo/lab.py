@@ -29,8 +29,6 @@ _NEEDED = {  # command -> Debian's package
     "nsenter": "util-linux",
     "mount": "mount",
     "ip": "iproute2",
-    "iptables-legacy-restore": "iptables",
-    "ip6tables-legacy-restore": "iptables",
 }
 
 # The kernel tells of a carrier at once, or up to a second later where a virtual interface has the number of its
@@ -88,8 +86,7 @@ class Lab:
         self._children: list[subprocess.Popen[Any]] = []
         self._peers = itertools.count(_FIRST_PEER)
         for command, package in _NEEDED.items():
-            if shutil.which(command, path=self._environment["PATH"]) is None:
-                raise HostError(f"{command}: not found; install the package {package}")
+            self._require(command, package)
         self._unprivileged = os.geteuid() != 0
         # Two steps: a network namespace made together with its user namespace belongs to nobody
         # yet, and its /proc/net/ip_tables_names stays unreadable even for the root that is mapped.
@@ -109,6 +106,10 @@ class Lab:
             self.close()
             remedy = _WITHOUT_ROOT if self._unprivileged else _AS_ROOT
             raise HostError(f"cannot make namespaces: {complaint}; {remedy}")
+
+    def _require(self, command: str, package: str) -> None:
+        if shutil.which(command, path=self._environment["PATH"]) is None:
+            raise HostError(f"{command}: not found; install the package {package}")
 
     def __enter__(self) -> Self:
         """Nothing more to do: the lab stands since it was made."""
@@ -202,7 +203,9 @@ class Lab:
 
     def restore(self, host: str | None, family: str, ruleset: str, backend: str = "legacy") -> None:
         """Load iptables-save text; ``family`` is "ipv4" or "ipv6", ``backend`` "legacy" or "nft"."""
-        self.run([_RESTORE[family].format(backend), "-w", "10"], host, stdin=ruleset)
+        command = _RESTORE[family].format(backend)
+        self._require(command, "iptables")
+        self.run([command, "-w", "10"], host, stdin=ruleset)
 
     def settle(self, seconds: float = 10) -> None:
         """Wait until every interface that was set up carries and no address is tentative.
