@@ -24,7 +24,7 @@ from iptrec.kernel import process
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
@@ -46,12 +46,11 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "/tmp/release/bin/iptrec": "is what the line before it has built",  # noqa: S108
 }
 OUTPUTS = {  # how a block begins that is neither command, program nor file, and what it is
-    "-- 2026-11-23 UTC+01:00 --": "what make demo prints: test_the_demo_prints_what_the_readme_says",
     "#14 ... ACCEPT icmpv6 ... by": "titles of several recordings, shortened",
     "#1 22:19:24.140 UNKNOWN udp": "a packet of tests/live/test_ends_recorded.py",
     "#8 22:10:58.972 DISCARDED udp 10.0.2.2:20002": "of a recording of tests/live/test_drops.py",
     "IN=lo OUT= SRC=127.0.0.1 DST=127.0.0.1 ... UID=33": "a line of show: tests/live/test_owners_live.py",
-    "origin: Docker; keeps": "the last lines that the README has of why",
+    "origin: Docker; keeps": "the last lines of why: tests/answers/test_origins.py",
     "clock of server is 12.304 ms ahead of client": "a line of info: tests/live/test_hosts_live.py",
     "kernel → recorder → file": "a drawing",
     "lake/packets/dt=": "the name of a file",
@@ -117,9 +116,9 @@ class Line:
 
 
 def blocks(page):
-    """Each verbatim block of a page, with its place."""
+    """Each verbatim block of a page, with its place; no fence for the site, such as {include}."""
     for token in MarkdownIt().parse(page.read_text()):
-        if token.type in {"code_block", "fence"}:
+        if token.type in {"code_block", "fence"} and not token.info.startswith("{"):
             yield f"{page.relative_to(ROOT)}:{token.map[0] + 1}", token.content
 
 
@@ -157,14 +156,22 @@ def commands():
             yield typed, inspect.cleandoc(one.callback.__doc__)
 
 
-def of_pages():
-    """The shell lines of the pages. Below one that begins with "$ " stands what it prints."""
+def typed():
+    """Each shell line of the pages, with the lines below it that it prints.
+
+    These are there where it begins with "$ ", up to the next one that does; some may be empty.
+    """
     for where, block in of_kind("shell"):
-        for paragraph in block.split("\n\n"):
-            typed = paragraph.splitlines()
-            if paragraph.startswith("$ "):
-                typed = [typed[0].removeprefix("$ ")]
-            yield from (Line(where, re.sub(r" +# .*", "", line)) for line in typed)
+        plain, *parts = re.split(r"^\$ ", block, flags=re.MULTILINE)
+        yield from ((Line(where, line), []) for line in plain.splitlines() if line)
+        for part in parts:
+            line, *printed = part.rstrip("\n").split("\n")
+            yield Line(where, line), printed
+
+
+def of_pages():
+    """The shell lines of the pages, without what is said of them behind."""
+    yield from (Line(line.where, re.sub(r" +# .*", "", line.text)) for line, _ in typed())
 
 
 def of_units():
