@@ -30,6 +30,8 @@ html_title = "iptrec"
 html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"top_of_page_buttons": []}  # none leads to a place of ours that may move
 
 
@@ -74,15 +76,18 @@ def _leave_out_absent(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = "\n".join(kept)
 
 
-def _highlight_programs(_: Sphinx, doctree: nodes.document) -> None:
-    """Blocks that are Python, which nobody has to say of each."""
+def _style_blocks(_: Sphinx, doctree: nodes.document) -> None:
+    """Programs are Python; lines about packets go on in the next one. Nobody has to say so of each block."""
     for block in doctree.findall(nodes.literal_block):
-        if "language" not in block and block.astext().startswith(("import ", "from ", "with ")):
+        text = block.astext()
+        if text.startswith(("import ", "from ", "with ")):
             block["language"] = "python"
+        if text.startswith(("$ iptrec show", "$ iptrec why", "$ iptrec paths", "#")):
+            block["classes"].append("wraps")
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("help-texts", HelpTexts)
     app.connect("source-read", _leave_out_absent)
-    app.connect("doctree-read", _highlight_programs)
+    app.connect("doctree-read", _style_blocks)

@@ -149,8 +149,12 @@ def test_examples_are_understood(words):
 
 def mentioned():
     """Each command of iptrec that a sentence of the pages names."""
+    parser = documents.MarkdownIt().enable("table")
     for page in documents.PAGES:
-        yield from re.findall(r"`[^`\n]*\biptrec ([a-z]\w+)[^`\n]*`", page.read_text())
+        for token in parser.parse(page.read_text()):
+            for part in token.children or ():
+                if part.type == "code_inline":
+                    yield from re.findall(r"\biptrec ([a-z]\w+)", part.content)
 
 
 @pytest.mark.parametrize("name", sorted(set(mentioned())))
