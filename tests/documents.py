@@ -26,6 +26,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+PROMPT = re.compile(r"(\w*)\$ ")  # of this machine, or of the one that it names
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
@@ -133,7 +134,7 @@ def kind(block):
         return "sql"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
-    if first.startswith("$ ") or Line("", first).runs:
+    if PROMPT.match(first) or Line("", first).runs:
         return "shell"
     try:
         compile(block, "", "exec")
@@ -159,14 +160,15 @@ def commands():
 def typed():
     """Each shell line of the pages, with the lines below it that it prints.
 
-    These are there where it begins with "$ ", up to the next one that does; some may be empty.
+    These are there where it begins with a prompt, up to the next one that does; some may be empty.
     """
     for where, block in of_kind("shell"):
-        plain, *parts = re.split(r"^\$ ", block, flags=re.MULTILINE)
-        yield from ((Line(where, line), []) for line in plain.splitlines() if line)
-        for part in parts:
-            line, *printed = part.rstrip("\n").split("\n")
-            yield Line(where, line), printed
+        for part in re.split(rf"^(?={PROMPT.pattern})", block, flags=re.MULTILINE):
+            if prompt := PROMPT.match(part):
+                line, *printed = part[prompt.end() :].rstrip("\n").split("\n")
+                yield Line(where, line), printed
+            else:
+                yield from ((Line(where, line), []) for line in part.splitlines() if line)
 
 
 def of_pages():

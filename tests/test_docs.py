@@ -237,7 +237,12 @@ def readable(text):
 def outputs():
     """Each line of iptrec whose output is printed below it, with the parts of that: "..." is between them."""
     for line, printed in documents.typed():
-        if printed and line.programs == {"iptrec"} and "lake/" not in line.text:
+        if (
+            printed
+            and line.runs == "here"
+            and line.programs == {"iptrec"}
+            and "lake/" not in line.text
+        ):
             parts = [[]]
             for one in printed:
                 if one == "...":

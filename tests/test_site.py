@@ -18,10 +18,10 @@ from chromium import PROGRAM, Chromium
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# Where its links lead to: the sources of what it says, and who made the generator.
+# Where its links may lead to: the sources of what it says, and who made the generator.
 HOSTS = {
-    "github.com", "man7.org", "pradyunsg.me", "retis.readthedocs.io", "wiki.nftables.org",
-    "www.batfish.org", "www.kernel.org", "www.netfilter.org", "www.sphinx-doc.org",
+    "docs.docker.com", "firewalld.org", "github.com", "man7.org", "pradyunsg.me", "retis.readthedocs.io",
+    "wiki.nftables.org", "www.batfish.org", "www.kernel.org", "www.netfilter.org", "www.sphinx-doc.org",
 }  # fmt: skip
 SCENES = {  # of the animation: time in s, what is seen then
     0.1: ("scene1", "cursor1"),
@@ -105,10 +105,11 @@ def test_inner_links_lead_somewhere(site):
 
 
 def test_outer_links(site):
-    """They are https, to few hosts, each of which is there."""
+    """They are https, to few hosts."""
     outer = {one for file in pages(site) for one in read(file).links if site_pages.is_outer(one)}
     assert {one for one in outer if not one.startswith("https://")} == set()
-    assert {urlsplit(one).netloc for one in outer} == HOSTS
+    assert {urlsplit(one).netloc for one in outer} <= HOSTS
+    assert len(outer) > 10
 
 
 def test_no_link_of_a_page_leads_into_the_void():
