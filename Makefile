@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint coverage golden samples manual bench hosts lake soak kernels clean
+.PHONY: help system system-tests demo test lint coverage golden samples manual site pictures bench hosts lake soak kernels clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,14 @@ samples: $(VENV)/installed | system ## record the samples again (then: make gold
 manual: $(VENV)/installed ## man/, of the command line
 	$(BIN)/python tools/manual
 
+site: $(VENV)/installed ## the documentation of docs/ as HTML, in site/
+	rm -rf site
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs site
+
+pictures: $(VENV)/installed | system-tests ## those in docs/ that are drawn of what iptrec prints
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/picture
+	$(BIN)/python tools/animation
+
 bench: $(VENV)/installed | system-tests ## figures: recording and analysis
 	$(BIN)/python bench/run.py
 
@@ -67,4 +75,4 @@ soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memo
 	$(BIN)/python bench/soak.py
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -24,8 +24,9 @@ from iptrec.kernel import process
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
+PROMPT = re.compile(r"(\w*)\$ ")  # of this machine, or of the one that it names
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
@@ -47,12 +48,11 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "/tmp/release/bin/iptrec": "is what the line before it has built",  # noqa: S108
 }
 OUTPUTS = {  # how a block begins that is neither command, program nor file, and what it is
-    "-- 2026-11-23 UTC+01:00 --": "what make demo prints: test_the_demo_prints_what_the_readme_says",
     "#14 ... ACCEPT icmpv6 ... by": "titles of several recordings, shortened",
     "#1 22:19:24.140 UNKNOWN udp": "a packet of tests/live/test_ends_recorded.py",
     "#8 22:10:58.972 DISCARDED udp 10.0.2.2:20002": "of a recording of tests/live/test_drops.py",
     "IN=lo OUT= SRC=127.0.0.1 DST=127.0.0.1 ... UID=33": "a line of show: tests/live/test_owners_live.py",
-    "origin: Docker; keeps": "the last lines that the README has of why",
+    "origin: Docker; keeps": "the last lines of why: tests/answers/test_origins.py",
     "clock of server is 12.304 ms ahead of client": "a line of info: tests/live/test_hosts_live.py",
     "kernel → recorder → file": "a drawing",
     "lake/packets/dt=": "the name of a file",
@@ -118,9 +118,9 @@ class Line:
 
 
 def blocks(page):
-    """Each verbatim block of a page, with its place."""
+    """Each verbatim block of a page, with its place; no fence for the site, such as {include}."""
     for token in MarkdownIt().parse(page.read_text()):
-        if token.type in {"code_block", "fence"}:
+        if token.type in {"code_block", "fence"} and not token.info.startswith("{"):
             yield f"{page.relative_to(ROOT)}:{token.map[0] + 1}", token.content
 
 
@@ -135,7 +135,7 @@ def kind(block):
         return "sql"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
-    if first.startswith("$ ") or Line("", first).runs:
+    if PROMPT.match(first) or Line("", first).runs:
         return "shell"
     try:
         compile(block, "", "exec")
@@ -158,14 +158,23 @@ def commands():
             yield typed, inspect.cleandoc(one.callback.__doc__)
 
 
-def of_pages():
-    """The shell lines of the pages. Below one that begins with "$ " stands what it prints."""
+def typed():
+    """Each shell line of the pages, with the lines below it that it prints.
+
+    These are there where it begins with a prompt, up to the next one that does; some may be empty.
+    """
     for where, block in of_kind("shell"):
-        for paragraph in block.split("\n\n"):
-            typed = paragraph.splitlines()
-            if paragraph.startswith("$ "):
-                typed = [typed[0].removeprefix("$ ")]
-            yield from (Line(where, re.sub(r" +# .*", "", line)) for line in typed)
+        for part in re.split(rf"^(?={PROMPT.pattern})", block, flags=re.MULTILINE):
+            if prompt := PROMPT.match(part):
+                line, *printed = part[prompt.end() :].rstrip("\n").split("\n")
+                yield Line(where, line), printed
+            else:
+                yield from ((Line(where, line), []) for line in part.splitlines() if line)
+
+
+def of_pages():
+    """The shell lines of the pages, without what is said of them behind."""
+    yield from (Line(line.where, re.sub(r" +# .*", "", line.text)) for line, _ in typed())
 
 
 def of_units():

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import textwrap
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -25,7 +24,7 @@ from iptrec.recording.reader import Reader
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
-README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 SECURITY = (ROOT / "SECURITY.md").read_text()
 # Which sample is trace.db: the first of these that has what an example asks for.
 ORDER = [f"{name}.db" for name in ("docker_hairpin", "nftables", "loopback", "kubernetes")]
@@ -73,9 +72,9 @@ def test_named_tests_exist(name):
 
 
 @pytest.mark.parametrize("command", [name for name, _ in documents.commands()])
-def test_every_command_is_in_the_readme(command):
-    """Who looks for it finds it there."""
-    assert f"iptrec {command}" in README
+def test_every_command_is_in_the_list(command):
+    """Who looks for it finds it there: docs/commands.md."""
+    assert re.search(rf"`iptrec {command}`", COMMANDS)
 
 
 @pytest.mark.parametrize("promise", [*promises()], ids=lambda text: text[2:40])
@@ -98,6 +97,7 @@ def test_every_block_has_a_kind():
         ("import iptrec\n", "python"),
         ("[[expect]]\nverdict = 'DROP'\n", "toml"),
         ("SET x = 1;\n", "sql"),
+        ("$ iptrec show trace.db\n#1 ...\n\n#2 ...\n", "shell"),
         ("docker exec box iptrec trace\n", None),
         ("iptrec show trace.db | less\n", None),
     ],
@@ -122,10 +122,10 @@ def test_reasons_are_needed():
     assert len([*documents.of_kind("output")]) == len(documents.OUTPUTS)
 
 
-@pytest.mark.parametrize("page", documents.PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [str(one.relative_to(ROOT)) for one in documents.PAGES])
 def test_no_two_lines_write_the_same_file(page):
     """Who types them one after the other is not refused: nothing is replaced without --force."""
-    lines = [line for line in documents.of_pages() if line.where.startswith(page.name)]
+    lines = [line for line in documents.of_pages() if line.where.startswith(f"{page}:")]
     made = Counter(line.makes for line in lines if not line.lake)
     assert [name for name, times in made.items() if times > 1 and name and "%" not in name] == []
 
@@ -149,8 +149,12 @@ def test_examples_are_understood(words):
 
 def mentioned():
     """Each command of iptrec that a sentence of the pages names."""
+    parser = documents.MarkdownIt().enable("table")
     for page in documents.PAGES:
-        yield from re.findall(r"`[^`\n]*\biptrec ([a-z]\w+)[^`\n]*`", page.read_text())
+        for token in parser.parse(page.read_text()):
+            for part in token.children or ():
+                if part.type == "code_inline":
+                    yield from re.findall(r"\biptrec ([a-z]\w+)", part.content)
 
 
 @pytest.mark.parametrize("name", sorted(set(mentioned())))
@@ -231,26 +235,54 @@ def readable(text):
 
 
 def outputs():
-    """Each command line of the README whose output is printed below it, with that; "..." is left out."""
-    for words, lines in re.findall(r"^    \$ iptrec (.*)\n((?:    .*\n)+)", README, re.MULTILINE):
-        printed = textwrap.dedent(lines).splitlines()
-        yield words, [line for line in printed if line != "..."]
+    """Each line of iptrec whose output is printed below it, with the parts of that: "..." is between them."""
+    for line, printed in documents.typed():
+        if (
+            printed
+            and line.runs == "here"
+            and line.programs == {"iptrec"}
+            and "lake/" not in line.text
+        ):
+            parts = [[]]
+            for one in printed:
+                if one == "...":
+                    parts.append([])
+                else:
+                    parts[-1].append(one)
+            yield line, [part for part in parts if part]
 
 
-@pytest.mark.parametrize(("words", "expected"), [*outputs()], ids=str)
-def test_outputs_are_those_of_today(words, expected, monkeypatch):
-    """In the zone of the tests."""
+def found(lines, part):
+    """Behind the lines that are a part of them; None: they are not."""
+    for at in range(len(lines) - len(part) + 1):
+        if lines[at : at + len(part)] == part:
+            return lines[at + len(part) :]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("lines", "part", "rest"),
+    [("abcd", "bc", "d"), ("abcd", "", "abcd"), ("abcd", "bd", None), ("abcd", "abcde", None)],
+)
+def test_parts_are_found(lines, part, rest):
+    """As they stand there, line behind line."""
+    assert found([*lines], [*part]) == (rest if rest is None else [*rest])
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [*outputs()],
+    ids=lambda one: one.text if isinstance(one, documents.Line) else "",
+)
+def test_outputs_are_those_of_today(line, parts, monkeypatch):
+    """In the zone of the tests; docs/lake.md has a test of its own, tests/lake/test_lake_page.py."""
     monkeypatch.chdir(ROOT)
-    lines = readable(iptrec(*shlex.split(words)).stdout).splitlines()
-    assert expected
-    assert [line for line in expected if line not in lines] == []
-
-
-def test_the_demo_prints_what_the_readme_says():
-    """The sample is a recording of the demo."""
-    printed = README[README.index("What `make demo` prints:") :].split("\n\n")[1]
-    shown = iptrec("show", ROOT / "samples" / "docker_hairpin.db").stdout
-    assert textwrap.dedent(printed) + "\n" == readable(shown)
+    lines = readable(iptrec(*shlex.split(line.text)[1:]).stdout).splitlines()
+    assert parts
+    for part in parts:
+        rest = found(lines, part)
+        assert rest is not None, (part, lines)
+        lines = rest
 
 
 @pytest.mark.parametrize(("_", "text"), [*documents.of_kind("toml")])

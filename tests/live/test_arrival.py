@@ -25,7 +25,7 @@ pytestmark = [
     ),
 ]
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reading.md"
 KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
 # From host a, and from the router itself: where to, with which time to live, from whom.
 FATES = {
@@ -232,7 +232,7 @@ def test_what_the_readme_names_loads_a_table_that_tells(network, tmp_path, case)
     """Of both families; it changes nothing else."""
     load(network, *LEGACY[case])
     before = [network.run([f"{one}-legacy-save"]).stdout for one in ("iptables", "ip6tables")]
-    named = re.findall(r"`(ip6?tables-legacy -t mangle -nL)`", README.read_text())
+    named = re.findall(r"`(ip6?tables-legacy -t mangle -nL)`", PAGE.read_text())
     assert len(named) == 2
     for command in named:
         network.run(command.split())
