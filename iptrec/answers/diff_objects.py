@@ -15,8 +15,7 @@ from iptrec.answers.nft_numbers import numeric
 from iptrec.decode.rulesets.jumps import text_in_new_names
 from iptrec.decode.rulesets.nft_objects import UNNAMED_FLAG
 from iptrec.names import OF_NFT
-from iptrec.rulesets.nft import table_name
-from iptrec.rulesets.table_names import backend_of, is_of_a_recorder, plain
+from iptrec.rulesets.table_names import backend_of, is_of_a_recorder, plain, table_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

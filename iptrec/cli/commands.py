@@ -39,6 +39,7 @@ SUMMARIES: Final = {
     "doctor": "Tell whether recording works here, and what to do if not.",
     "cleanup": "Remove what a killed recorder left behind.",
     "demo": "Record and show a dropped packet on a small Docker network.",
+    "completion": "Print the script by which a shell completes what is typed.",
     "help": "Show the help of a command, as its --help does.",
     "export": "Write packets for Wireshark, SQL or data frames.",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -136,8 +135,3 @@ class WaySocket(Listener):
 def dumps(kinds: Collection[str] = _DUMPS.keys(), limit: int = LIMIT) -> dict[str, bytes]:
     """Kind of snapshot -> the messages that rtnetlink answers, ``limit`` bytes at most."""
     return {kind: dump(netlink.ROUTE, *_DUMPS[kind], limit) for kind in _DUMPS if kind in kinds}
-
-
-def names() -> list[str]:
-    """The interfaces' names."""
-    return [name for _, name in socket.if_nameindex()]

@@ -25,6 +25,16 @@ _CLONE_NEWNET: Final = 0x40000000
 _SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
 
 
+def interfaces() -> list[str]:
+    """The names of the interfaces here."""
+    return [name for _, name in socket.if_nameindex()]
+
+
+def named() -> list[str]:
+    """The names of ``ip netns``."""
+    return sorted(one.name for one in _NAMED.glob("*"))
+
+
 def resolve(spec: str) -> Path:
     """The file of a namespace: NAME of ``ip netns``, a path, or a process id.
 
@@ -40,7 +50,7 @@ def resolve(spec: str) -> Path:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        names = ", ".join(sorted(one.name for one in _NAMED.glob("*"))) or "none"
+        names = ", ".join(named()) or "none"
         missing = f"no network namespace {spec!r} ({strerror(error)})"
         if path.parts[:2] == ("/", "proc") and spec.isdigit() and error.errno == errno.ENOENT:
             missing = f"no process {spec}, and no network namespace of that name"

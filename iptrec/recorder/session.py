@@ -166,7 +166,7 @@ class _Session:
                     self._dropped = drops.opened(options, opened, self._monitor)
                     self._senders = senders.opened(self._report, opened)
                     sides, events = self._open(opened)
-                options.check_interfaces(links.names())
+                options.check_interfaces(netns.interfaces())
                 since_ns = time.time_ns()
                 child = opened.enter_context(Forked("the network", network.first))
                 with contextlib.ExitStack() as self._files:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from iptrec.errors import RecordingError
 from iptrec.recording import zstd
 from iptrec.recording.distrusted import MAX_VALUE, Distrusted, printable
-from iptrec.recording.packing import unpack
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
 from iptrec.recording.schema import MERGED
 
@@ -265,6 +264,8 @@ class Reader:
         self._file.let_go()
 
     def _chunk(self, row: Row) -> Chunk:
+        from iptrec.recording.packing import unpack  # noqa: PLC0415 - numpy, which names alone do not need
+
         name = f"chunk {row['id']}"
         raw = self._unpacked(name, row, MAX_VALUE)
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from iptrec.decode import nftrace
 from iptrec.decode.nftrace import NftSite
 from iptrec.decode.rulesets import iptables_save, nft_json, nft_unprinted
-from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
+from iptrec.decode.rulesets.types import Ruleset
 from iptrec.decode.traces import Traces
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
@@ -23,7 +23,7 @@ from iptrec.rulesets import nft_missed, nft_places, nft_told
 from iptrec.rulesets.nft_spans import Look
 from iptrec.rulesets.nft_states import States
 from iptrec.rulesets.places import NO_HOOK, Locations, Pass
-from iptrec.rulesets.table_names import called
+from iptrec.rulesets.table_names import table_name
 from iptrec.rulesets.timeline import Timelines
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.nft_json import Listing
-    from iptrec.decode.rulesets.types import TableName
     from iptrec.names import I64, U8, U32, Backend, Family
     from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.changes import Changes
@@ -192,13 +191,6 @@ def _key(site: Hashable) -> tuple[str, str, str] | None:
 def _passed_by(family: str) -> tuple[Family, ...]:
     """Whose packets pass a table of nf_tables."""
     return (OF_NFT[family],) if family in OF_NFT else FAMILIES
-
-
-def table_name(table: TableName, *, single: bool) -> str:
-    """What a table is called; it depends on no rule of it."""
-    if table[0] in OF_NFT and table[1] in OF_IPTABLES:
-        return called("nft", table[1], single=single)
-    return " ".join(table)
 
 
 def _table(site: Hashable, history: Timelines) -> str | None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from iptrec.decode import nft_elements
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.decode.rulesets import nft_sets
-from iptrec.rulesets.nft import GENERATIONS, LISTING, UNKNOWN, by_kernel, table_name
+from iptrec.rulesets.nft import GENERATIONS, LISTING, UNKNOWN, by_kernel
 from iptrec.rulesets.nft_members import CannotFollowError, Commit, History, Replayed
+from iptrec.rulesets.table_names import table_name
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
 
 if TYPE_CHECKING:

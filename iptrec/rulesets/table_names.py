@@ -11,11 +11,12 @@ import re
 from typing import TYPE_CHECKING, Final, get_args
 
 from iptrec.decode.rulesets.types import OF_IPTABLES
-from iptrec.names import Backend
+from iptrec.names import OF_NFT, Backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from iptrec.decode.rulesets.types import TableName
     from iptrec.names import Family
 
 _OF_BOTH: Final = frozenset({"inet", "bridge", "netdev", "arp"})
@@ -26,6 +27,13 @@ BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
 def called(backend: Backend, table: str, *, single: bool) -> str:
     """A table of iptables; ``single``: no other backend's rules were recorded."""
     return table if single else f"{backend} {table}"
+
+
+def table_name(table: TableName, *, single: bool) -> str:
+    """A table of nf_tables; it depends on no rule of it."""
+    if table[0] in OF_NFT and table[1] in OF_IPTABLES:
+        return called("nft", table[1], single=single)
+    return " ".join(table)
 
 
 def plain(name: str) -> str:
