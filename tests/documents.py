@@ -29,6 +29,7 @@ PAGES = [
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
+    "cp": "is of docs/service.md: tests/live/test_service.py",
     "find": "is of docs/collecting.md: tests/live/test_collecting.py",
     "iptrec-ship": "is the script of docs/collecting.md: tests/live/test_collecting.py",
     "kubectl": "asks a cluster",
@@ -39,6 +40,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "python3": "builds the package, or an environment for it",
     "rclone": "is of docs/collecting.md: tests/live/test_collecting.py",
     "rm": "is of docs/collecting.md: tests/live/test_collecting.py",
+    "systemctl": "asks systemd: tests/live/test_service.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
     ".venv/bin/python": "runs these tests",
@@ -124,7 +126,10 @@ def blocks(page):
 
 
 def kind(block):
-    """What a block is: "shell", "script", "python", "toml", "unit", "sql" or "output"; None: nobody knows."""
+    """What a block is, None if nobody knows.
+
+    "shell", "script", "python", "toml", "unit", "environment", "sql" or "output".
+    """
     first = block.splitlines()[0]
     if any(first.startswith(words) for words in OUTPUTS):
         return "output"
@@ -132,6 +137,8 @@ def kind(block):
         return "script"
     if first.startswith(("INSTALL ", "SET ", "CREATE ")):
         return "sql"
+    if first.startswith("OPTIONS="):
+        return "environment"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
     if first.startswith("$ ") or Line("", first).runs:

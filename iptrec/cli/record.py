@@ -142,7 +142,9 @@ def run(
 
     ``begun``: see `session.record`.
     """
+    from iptrec.cli.served import Served
     from iptrec.cli.stop_on import Lookout
+    from iptrec.kernel.service import Service
     from iptrec.recorder.session import record as record_
 
     if after is not None and stop_on is None:
@@ -151,15 +153,21 @@ def run(
         raise UsageError("--stop-on looks at one file: leave --rotate out, or record with --ring")
     options = counted_by_interface(options, stop_on)
     counts = options.trigger_packets is not None
-    with Lookout(options.output, stop_on, any_packet=counts) as lookout:
+    with (
+        contextlib.closing(Service()) as service,
+        Lookout(options.output, stop_on, any_packet=counts) as lookout,
+    ):
+        served = Served(service)
 
         def ready(recording: int) -> None:
             lookout.start(recording)
             begun(recording)
             live.ready = True
+            served.begun()
 
         def tell(progress: Progress) -> None:
             live(progress)
+            served(progress)
             if progress.reason:
                 lookout.stop()
 
