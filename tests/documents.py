@@ -56,6 +56,8 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "origin: Docker; keeps": "the last lines that the README has of why",
     "clock of server is 12.304 ms ahead of client": "a line of info: tests/live/test_hosts_live.py",
     "kernel → recorder → file": "a drawing",
+    "sum without (rule)": "a query of Prometheus",
+    "time() - node_textfile": "a query of Prometheus",
     "lake/packets/dt=": "the name of a file",
     "restrict,command=": "a line of sshd's: tests/live/test_collecting.py has such a one",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",

@@ -22,6 +22,15 @@ MAY_IMPORT = {
     "libc": set(),
     "identity": {"libc"},
     "files": {"identity"},
+    "metrics": {
+        "metrics",
+        "identity",
+        "kernel",
+        "recording",
+        "packets",
+        "rulesets.backends",
+        "answers",
+    },
     "kernel": {"kernel", "identity", "libc"},
     "recording": {"recording", "files", "identity"},
     "decode": {"decode"},
@@ -143,7 +152,7 @@ HOMES = {
     "rich": {"cli", "views"},
     "dpkt": {"decode", "pcap"},
     "socket": {"kernel", "demo"},
-    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder"},
+    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder", "metrics"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

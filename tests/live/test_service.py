@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -183,11 +184,15 @@ def test_the_service_can_record_another_namespace(unit, backend):
 @ROOT
 def test_the_service_stops_by_itself(unit, backend):
     """What decodes beside it does so under the same restrictions."""
-    unit.configure("t", f'OPTIONS=--backend {backend} --stop-on "ACCEPT icmp"')
+    prom = f"{FILES}/t.prom"
+    unit.configure("t", f'OPTIONS=--backend {backend} --stop-on "ACCEPT icmp" --metrics {prom}')
     unit.run("systemctl", "start", UNIT)
     unit.run("ping", "-c1", "127.0.0.1")
     until(lambda: state(unit) == "inactive")
     assert info(unit, *files(unit))["recording"]["stop_reason"] == "stop-on"
+    counts = unit.run("cat", prom)
+    assert re.search(r'^iptrec_packets_total\{verdict="ACCEPT",.*\} [1-9]', counts, re.MULTILINE)
+    assert counts.endswith("iptrec_recording 0\n")
 
 
 @ROOT
