@@ -30,6 +30,7 @@ PROMPT = re.compile(r"(\w*)\$ ")  # of this machine, or of the one that it names
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
+    "cp": "is of docs/service.md: tests/live/test_service.py",
     "find": "is of docs/collecting.md: tests/live/test_collecting.py",
     "iptrec-ship": "is the script of docs/collecting.md: tests/live/test_collecting.py",
     "kubectl": "asks a cluster",
@@ -41,6 +42,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "tools/release": "builds all that is shipped: tests/test_workflows.py",
     "rclone": "is of docs/collecting.md: tests/live/test_collecting.py",
     "rm": "is of docs/collecting.md: tests/live/test_collecting.py",
+    "systemctl": "asks systemd: tests/live/test_service.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
     ".venv/bin/python": "runs these tests",
@@ -55,6 +57,8 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "origin: Docker; keeps": "the last lines of why: tests/answers/test_origins.py",
     "clock of server is 12.304 ms ahead of client": "a line of info: tests/live/test_hosts_live.py",
     "kernel → recorder → file": "a drawing",
+    "sum without (rule)": "a query of Prometheus",
+    "time() - node_textfile": "a query of Prometheus",
     "lake/packets/dt=": "the name of a file",
     "restrict,command=": "a line of sshd's: tests/live/test_collecting.py has such a one",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
@@ -125,7 +129,10 @@ def blocks(page):
 
 
 def kind(block):
-    """What a block is: "shell", "script", "python", "toml", "unit", "sql" or "output"; None: nobody knows."""
+    """What a block is, None if nobody knows.
+
+    "shell", "script", "python", "toml", "unit", "environment", "sql" or "output".
+    """
     first = block.splitlines()[0]
     if any(first.startswith(words) for words in OUTPUTS):
         return "output"
@@ -133,6 +140,8 @@ def kind(block):
         return "script"
     if first.startswith(("INSTALL ", "SET ", "CREATE ")):
         return "sql"
+    if first.startswith("OPTIONS="):
+        return "environment"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
     if PROMPT.match(first) or Line("", first).runs:

@@ -23,6 +23,15 @@ MAY_IMPORT = {
     "descriptors": set(),
     "identity": {"libc", "descriptors"},
     "files": {"identity", "descriptors"},
+    "metrics": {
+        "metrics",
+        "identity",
+        "kernel",
+        "recording",
+        "packets",
+        "rulesets.backends",
+        "answers",
+    },
     "kernel": {"kernel", "identity", "libc"},
     "recording": {"recording", "files", "identity", "descriptors"},
     "decode": {"decode"},
@@ -146,7 +155,7 @@ HOMES = {
     "rich": {"cli", "views"},
     "dpkt": {"decode", "pcap"},
     "socket": {"kernel", "demo"},
-    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder"},
+    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder", "metrics"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_NOT_COUNTED: Final = "--metrics: the process that counts has ended; record goes on"
 DATED: Final = "-%Y%m%d-%H%M%S"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
@@ -63,6 +64,7 @@ def record(
     ring: typed.Ring = None,
     rotate: typed.Rotate = None,
     keep: typed.Keep = None,
+    metrics: typed.Metrics = None,
     log_level: typed.LogLevel = "info",
     verbose: typed.Verbose = False,
     quiet: typed.Quiet = False,
@@ -106,7 +108,8 @@ def record(
             options = replace(options, output=made.part, pattern=str(made.part), force=False)
         then = f", which becomes {output.name} in the end" if made else ""
         live = Live("record", level, f"recording to {options.output}{then}", line=True)
-        outcome = run(options, live, stop_on, after, made.begun if made else ignored)
+        begun = made.begun if made else ignored
+        outcome = run(options, live, stop_on, after, begun, metrics=metrics)
         if made is None:
             interrupts.come_too_late()  # it is recorded; there is but to tell of it
         else:
@@ -137,12 +140,17 @@ def run(
     stop_on: str | None,
     after: str | None,
     begun: Callable[[int], None] = ignored,
+    *,
+    metrics: Path | None = None,
 ) -> Progress:
-    """Record. A process beside it looks for --stop-on, or counts for --packets.
+    """Record. A process beside it looks for --stop-on, or counts for --packets; another one for --metrics.
 
     ``begun``: see `session.record`.
     """
+    from iptrec.cli.metrics import Metrics
+    from iptrec.cli.served import Served
     from iptrec.cli.stop_on import Lookout
+    from iptrec.kernel.service import Service
     from iptrec.recorder.session import record as record_
 
     if after is not None and stop_on is None:
@@ -151,15 +159,27 @@ def run(
         raise UsageError("--stop-on looks at one file: leave --rotate out, or record with --ring")
     options = counted_by_interface(options, stop_on)
     counts = options.trigger_packets is not None
-    with Lookout(options.output, stop_on, any_packet=counts) as lookout:
+    with (
+        contextlib.closing(Service()) as service,
+        Metrics(metrics) as counters,
+        Lookout(options.output, stop_on, any_packet=counts) as lookout,
+    ):
+        served = Served(service)
 
         def ready(recording: int) -> None:
             lookout.start(recording)
+            counters.tell(str(options.output))
             begun(recording)
             live.ready = True
+            served.begun()
 
         def tell(progress: Progress) -> None:
             live(progress)
+            served(progress)
+            if live.ready:
+                counters.tell(progress.written_to or str(options.output))
+                if counters.ended and _NOT_COUNTED not in progress.notes:
+                    progress.notes.append(_NOT_COUNTED)
             if progress.reason:
                 lookout.stop()
 

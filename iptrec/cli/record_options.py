@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -165,6 +166,16 @@ After = Annotated[
         metavar="TIME",
         rich_help_panel=WHEN,
         help="With --stop-on: go on for so long, then stop.",
+    ),
+]
+Metrics = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.prom",
+        rich_help_panel=OUTPUT,
+        help="Keep counters for Prometheus in this file, which node_exporter's textfile collector reads:"
+        " packets by verdict and deciding rule, losses, the oldest event held. It is replaced every 15 seconds."
+        " In the end it stays, with iptrec_recording 0, until you delete it.",
     ),
 ]
 Snaplen = Annotated[

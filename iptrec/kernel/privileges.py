@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # linux/capability.h
 DAC_READ_SEARCH: Final = 2
 KILL: Final = 5
+SETGID: Final = 6
+SETUID: Final = 7
 NET_ADMIN: Final = 12
 NET_RAW: Final = 13
 

@@ -112,6 +112,7 @@ class Rotation:
         self._files.push(new)
         self._path = path
         evidence.report.progress.written_to = str(path)
+        evidence.report.tell()  # at once: whoever reads along must not miss a file
 
     def _next_path(self) -> Path:
         """The name of now, with a number where there are several of it: none comes a second time."""

@@ -203,11 +203,12 @@ class Reader:
         self._file.let_go()
         return int(found)
 
-    def chunk_sizes(self, stream: int) -> list[tuple[int, int]]:
-        """The chunks of a stream, in order: their ids, and how many datagrams they say that they hold."""
-        query = "SELECT id, datagrams FROM chunk WHERE stream = ? AND id > 0 ORDER BY id"
+    def chunk_sizes(self, stream: int, after: int = 0) -> list[tuple[int, int]]:
+        """The chunks of a stream behind one, in order: their ids, and how many datagrams they say they hold."""
+        query = "SELECT id, datagrams FROM chunk WHERE stream = ? AND id > ? ORDER BY id"
         with self._file.connected() as connection:
-            found = [(int(one), int(count)) for one, count in connection.execute(query, (stream,))]
+            rows = connection.execute(query, (stream, after))
+            found = [(int(one), int(count)) for one, count in rows]
         self._file.let_go()
         return found
 

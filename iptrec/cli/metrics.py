@@ -1,0 +1,87 @@
+"""``record --metrics``: a process beside the recorder keeps a file of counters for Prometheus.
+
+The recorder has no time for that, nor the right any more to open its own next file (--rotate). It tells the
+names of its recordings, a line each, and closes the pipe when it has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from typing import TYPE_CHECKING, Final, Self
+
+from iptrec.errors import RecordingError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ENDING: Final = ".prom"
+EVERY_S: Final = 15.0  # as often as Prometheus asks by default
+_PATIENCE_S: Final = 30.0  # for the last counts
+
+
+class Metrics:
+    """A context manager; ``path``: of the file, None if nobody wants one. Raises `IptrecError`.
+
+    ``ended``: whether the process is gone although the recorder is at work.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._child: subprocess.Popen[bytes] | None = None
+        self._told = ""
+        if path is not None and not path.name.endswith(_ENDING):
+            raise UsageError(
+                f"--metrics {path}: the collector of node_exporter reads files named *{_ENDING} alone"
+            )
+
+    def __enter__(self) -> Self:
+        if self._path is None:
+            return self
+        from iptrec.kernel.process import iptrec
+
+        words = iptrec(str(self._path), str(EVERY_S), module="iptrec.metrics.keeper")
+        self._child = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert self._child.stdout is not None  # noqa: S101 - for the type checker
+        with self._child.stdout as answer:  # a line; nothing where it can write
+            if said := answer.readline().decode("utf-8", "replace").strip():
+                self._end()
+                raise RecordingError(f"--metrics: {said}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def tell(self, recording: str) -> None:
+        """The name of the recording that is being written, whenever it may be another one."""
+        if self._child is not None and recording != self._told:
+            self._told = recording
+            self._write(os.path.abspath(recording) + "\n")  # noqa: PTH100 - resolve would follow links
+
+    @property
+    def ended(self) -> bool:
+        """See above."""
+        return self._child is not None and self._child.poll() is not None
+
+    def _write(self, text: str) -> None:
+        assert self._child is not None and self._child.stdin is not None  # noqa: PT018, S101
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(os.fsencode(text))
+            self._child.stdin.flush()
+
+    def _end(self) -> None:
+        """Wait for the last counts."""
+        if self._child is None:
+            return
+        assert self._child.stdin is not None  # noqa: S101 - for the type checker
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
+        try:
+            self._child.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None

@@ -1,0 +1,240 @@
+"""The counters of record --metrics, against those of the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import recorder
+from command import IPTREC
+from prometheus_client.parser import text_string_to_metric_families
+from recorder import until
+
+from iptrec.cli import metrics
+
+pytestmark = pytest.mark.live
+
+RULES = {
+    "legacy": "iptables-legacy -A INPUT -p udp --dport 7 -m comment --comment 'a \"b\"' -j DROP;"
+    " iptables-legacy -A INPUT -p udp --dport 8 -j ACCEPT",
+    "nft": "nft add table ip f; nft add chain ip f INPUT '{ type filter hook input priority 0; }';"
+    " nft add rule ip f INPUT udp dport 7 counter drop comment '\"a b\"';"
+    " nft add rule ip f INPUT udp dport 8 counter accept",
+}
+COMMENT = {"legacy": r'--comment "a \"b\""', "nft": 'comment "a b"'}  # as each prints it
+LISTED = {
+    "legacy": "iptables-legacy -nvxL INPUT",
+    "nft": "nft list chain ip f INPUT",
+}
+COUNTED = {"legacy": r"^\s*(\d+) +\d+ (?:DROP|ACCEPT)", "nft": r"counter packets (\d+)"}
+SEND = (
+    "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
+    "for _ in range(int(sys.argv[2])): s.sendto(b'x',('127.0.0.1',int(sys.argv[1])))"
+)
+# iptrec, which tells its counts all the time, so that no test waits for a quarter of a minute.
+STARTED = """
+from iptrec.cli import metrics
+metrics.EVERY_S = 0.1
+from iptrec.__main__ import main
+main()
+"""
+
+
+def samples(path):
+    return {
+        (one.name, *one.labels.values()): one.value
+        for family in text_string_to_metric_families(path.read_text())
+        for one in family.samples
+    }
+
+
+def by_rule(path, rule, verdict):
+    return sum(
+        value
+        for (name, *labels), value in samples(path).items()
+        if name == "iptrec_packets_total" and labels[0] == verdict and labels[4] == rule
+    )
+
+
+def send(lab, port, count):
+    lab.run([sys.executable, "-c", SEND, str(port), str(count)])
+
+
+@pytest.fixture
+def record(lab, tmp_path, backend):
+    """Start a recorder with --metrics; the file."""
+    lab.run(["sh", "-c", RULES[backend]])
+    path = tmp_path / "iptrec.prom"
+    children = []
+
+    def start(*words):
+        children.append(
+            recorder.start(
+                lab, "--backend", backend, "--metrics", path, "-o", tmp_path / "t.db", *words, "udp",
+                before=[sys.executable, "-c", STARTED],
+            )
+        )  # fmt: skip
+        return children[-1]
+
+    yield start, path
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+
+
+def test_counts_are_the_kernels(lab, record, backend):
+    """Each rule's own counter, while it is recorded and in the end; nothing is lost or behind."""
+    start, path = record
+    child = start()
+    send(lab, 7, 5)
+    send(lab, 8, 9)
+    until(lambda: by_rule(path, "2", "ACCEPT") == 9)
+    assert samples(path)[("iptrec_recording",)] == 1
+    send(lab, 7, 3)
+    recorder.stop(child)
+    listed = lab.run(["sh", "-c", LISTED[backend]]).stdout
+    drops, accepts = map(int, re.findall(COUNTED[backend], listed, re.MULTILINE))
+    assert (by_rule(path, "1", "DROP"), by_rule(path, "2", "ACCEPT")) == (drops, accepts) == (8, 9)
+    found = samples(path)
+    assert found[("iptrec_recording",)] == 0
+    zero = ("counting_failures", "chunks_uncounted", "packets_ambiguous", "packets_incomplete")
+    assert not any(found[(f"iptrec_{name}_total",)] for name in zero)
+    assert found[("iptrec_behind_seconds",)] == 0
+    assert found[("iptrec_size_bytes",)] == Path(path.parent / "t.db").stat().st_size
+    (text,) = {key[6] for key in found if key[1:2] == ("DROP",)}
+    assert COMMENT[backend] in text
+
+
+def test_a_rule_that_moves_counts_for_its_new_number(lab, record, backend):
+    """What it has counted before stays; no counter goes down."""
+    start, path = record
+    child = start()
+    send(lab, 7, 4)
+    until(lambda: by_rule(path, "1", "DROP") == 4)
+    first = {
+        "legacy": "iptables-legacy -I INPUT -p udp --dport 9 -j ACCEPT",
+        "nft": "nft insert rule ip f INPUT udp dport 9 accept",
+    }
+    lab.run(["sh", "-c", first[backend]])
+    send(lab, 7, 6)
+    until(lambda: by_rule(path, "2", "DROP") == 6)
+    recorder.stop(child)
+    assert (by_rule(path, "1", "DROP"), by_rule(path, "2", "DROP")) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    "words", [["--ring", "1s"], ["--rotate", "1s", "--keep", "2"]], ids=" ".join
+)
+def test_no_counter_goes_down(lab, record, words):
+    """A ring lets events go, files are rotated and removed: all packets stay counted."""
+    start, path = record
+    child = start(*words)
+    sent, seen, oldest = 0, 0, set()
+    while len(oldest) < 4:
+        send(lab, 7, 10)
+        sent += 10
+        until(lambda: by_rule(path, "1", "DROP") == sent)  # noqa: B023
+        now = samples(path)
+        assert now[("iptrec_events_total",)] > seen
+        seen = now[("iptrec_events_total",)]
+        oldest.add(now[("iptrec_oldest_event_timestamp_seconds",)])
+    recorder.stop(child)
+    assert by_rule(path, "1", "DROP") == sent
+    assert samples(path)[("iptrec_counting_failures_total",)] == 0
+
+
+def test_a_killed_recorder_is_told(lab, record):
+    """By the process that keeps the file, which ends then; what was counted stays."""
+    start, path = record
+    child = start()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    child.kill()
+    child.wait()
+    until(lambda: samples(path)[("iptrec_recording",)] == 0)
+    assert by_rule(path, "1", "DROP") == 5
+    until(lambda: not beside(lab))
+
+
+def beside(lab):
+    """Processes that keep the file, or count for it."""
+    return {
+        pid: name
+        for pid in recorder.processes(lab)
+        for name in re.findall(r"iptrec\.metrics\.(\w+)", recorder.proc(pid, "cmdline"))
+    }
+
+
+def test_who_counts_is_nobody(lab, record):
+    """It reads what strangers sent: no right is left to it, and the recorder has a file of its own."""
+    start, path = record
+    child = start()
+    until(lambda: "counter" in beside(lab).values() and path.exists() and samples(path))
+    (pid,) = (pid for pid, name in beside(lab).items() if name == "counter")
+    send(lab, 7, 1)
+    until(lambda: by_rule(path, "1", "DROP") == 1)
+    status = recorder.proc(pid, "status")
+    assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+    if os.geteuid() == 0:
+        assert re.search(r"^Uid:\t65534\t65534\t65534\t", status, re.MULTILINE)
+    recorder.stop(child)
+
+
+def test_counting_that_ends_early_is_told(lab, record):
+    """Its counters may be too low from then on; the recorder goes on."""
+    start, path = record
+    child = start()
+    until(lambda: "counter" in beside(lab).values())
+    (pid,) = (pid for pid, name in beside(lab).items() if name == "counter")
+    os.kill(pid, signal.SIGKILL)
+    recorder.stop(child)
+    assert samples(path)[("iptrec_counting_failures_total",)] == 1
+
+
+def test_the_keeper_that_ends_is_told(lab, record):
+    start, _ = record
+    child = start()
+    (pid,) = (pid for pid, name in beside(lab).items() if name == "keeper")
+    os.kill(pid, signal.SIGKILL)
+    send(lab, 7, 1)
+    said = until(child.stderr.readline)
+    assert "--metrics: the process that counts has ended; record goes on" in said
+    recorder.stop(child)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("no/x.prom", "No such file or directory"), ("x.txt", r"named *.prom alone")],
+)
+def test_a_file_that_cannot_be_is_refused(lab, tmp_path, name, reason):
+    """Before anything is recorded."""
+    words = [
+        "record",
+        "-o",
+        str(tmp_path / "t.db"),
+        "--metrics",
+        str(tmp_path / name),
+        "--",
+        "true",
+    ]
+    done = lab.run([*IPTREC, *words], check=False)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "t.db").exists()
+
+
+def test_it_is_told_as_often_as_the_help_says():
+    """The tests above tell more often."""
+    help_ = subprocess.run(
+        [*IPTREC, "record", "--help"], capture_output=True, text=True, check=True
+    )
+    assert f"every {metrics.EVERY_S:.0f} seconds" in " ".join(
+        re.sub(r"[│|]", " ", help_.stdout).split()
+    )
