@@ -30,7 +30,7 @@ def main() -> None:
     ends = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         ends.append(signal.SIGINT)  # under nohup or in the background it is ignored
-    interrupts.on(ends, signal.SIG_DFL)
+    interrupts.end_at(ends)
     gc.set_threshold(_OBJECTS)
     atexit.register(gc.freeze)  # to look for cycles as it ends takes a tenth of a short command
     _open_standard_streams()

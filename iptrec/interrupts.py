@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,7 @@ def unwinding(numbers: list[signal.Signals]) -> Iterator[None]:
         on(numbers, _unwind)
         yield
     finally:
-        on([number for number in numbers if _raises(number)], signal.SIG_DFL)
+        end_at([number for number in numbers if _raises(number)])
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = astray
 
@@ -39,10 +40,23 @@ def come_too_late() -> None:
     on([number for number in _ENDS if _raises(number)], signal.SIG_IGN)
 
 
+def end_at(numbers: list[signal.Signals]) -> None:
+    """Let these signals end the process at once.
+
+    By default they do, but for the first process of a container, to which the kernel gives only those signals
+    that it answers (pid_namespaces(7)).
+    """
+    on(numbers, _end if os.getpid() == 1 else signal.SIG_DFL)
+
+
 def on(numbers: list[signal.Signals], handler: Callable[..., None] | signal.Handlers) -> None:
     """Answer these signals in this way."""
     for number in numbers:
         signal.signal(number, handler)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
 
 
 def _raises(number: signal.Signals) -> bool:

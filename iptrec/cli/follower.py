@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import IO, TYPE_CHECKING, Final
 
@@ -36,7 +37,8 @@ class Follower:
         """
         from iptrec.kernel.process import iptrec
 
-        show = iptrec("show", "--follow", f"--held={descriptor}", *self._arguments)
+        beside = f"--held={descriptor}", f"--parent={os.getpid()}"
+        show = iptrec("show", "--follow", *beside, *self._arguments)
         self._child = subprocess.Popen(
             show,
             stdin=subprocess.DEVNULL,

@@ -113,6 +113,7 @@ def show(
         bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
     ] = False,
     held: Annotated[int | None, typer.Option("--held", hidden=True)] = None,
+    parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
     tally: Annotated[bool, typer.Option("--tally", hidden=True)] = False,
 ) -> int:
     """Show packets step by step through tables, chains and rules.
@@ -164,7 +165,7 @@ def show(
             conditions = chosen.of(source)
             everything = not (chosen.filter or conditions)
             packets = source.packets(chosen.filter, **conditions)
-            _give_up_rights(held, behind_others=quiet)
+            _give_up_rights(held, parent, behind_others=quiet)
             if orphans:
                 if not everything or follow or limit or tail:
                     raise UsageError(f"--orphans shows {_ORPHANS}; leave the rest out")
@@ -249,8 +250,8 @@ def _look_as_nobody(held: int | None) -> None:
         privileges.look_as(*host.nobody())
 
 
-def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
-    """Beside a recorder: what comes next are strangers' packets.
+def _give_up_rights(held: int | None, parent: int | None, *, behind_others: bool) -> None:
+    """Beside a recorder, ``parent``: what comes next are strangers' packets.
 
     All code is loaded before: it may lie where only root can read it. ``behind_others``: run from now on only
     while the processor has little else to do; not before, for until then it has rights.
@@ -264,7 +265,8 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
         packet.load()
         behind.load()
         privileges.give_up()
-        process.end_with_parent()
+        if parent is not None:
+            process.end_with_parent(parent)
         if behind_others:
             os.nice(_BEHIND_OTHERS)
 

@@ -38,10 +38,14 @@ class UnendedError(HostError):
     """A program was killed because it took too long."""
 
 
-def end_with_parent() -> None:
-    """End when the process that started us does (prctl(2)). Becoming another user takes that back."""
+def end_with_parent(parent: int) -> None:
+    """End when the process that started us does (prctl(2)). Becoming another user takes that back.
+
+    ``parent``: what that one knows itself by (getpid(2)): in a container it is number 1, whose children
+    elsewhere are those that nobody else is the parent of any more.
+    """
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() == 1:  # it has ended meanwhile
+    if os.getppid() != parent:  # it has ended meanwhile
         sys.exit(0)
 
 

@@ -53,8 +53,8 @@ class Request(NamedTuple):
 
 
 def main() -> None:
-    """Answer requests until there are no more, or none for a while."""
-    end_with_parent()
+    """Answer requests until there are no more, or none for a while. The argument is the parent's pid."""
+    end_with_parent(int(sys.argv[1]))
     asking = select.poll()
     asking.register(sys.stdin, select.POLLIN)
     while asking.poll(_IDLE_MS):

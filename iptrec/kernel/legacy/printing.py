@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import marshal
+import os
 import socket
 import subprocess
 import threading
@@ -190,7 +191,7 @@ class _Printer:
 
 def _started() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        process.iptrec(module="iptrec.kernel.legacy.printer"),
+        process.iptrec(str(os.getpid()), module="iptrec.kernel.legacy.printer"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

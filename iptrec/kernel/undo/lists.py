@@ -106,9 +106,11 @@ def rewrite(changes: Changes) -> None:
 
 def unnamed() -> int:
     """A file without a name that is locked while somebody has it open."""
+    # Links lead nowhere else than the same mount: in a container the directory may be one of its own.
+    where = STATE if STATE.is_dir() else STATE.parent
     try:
         flags = os.O_TMPFILE | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(STATE.parent, flags, 0o600)
+        descriptor = os.open(where, flags, 0o600)
     except OSError:  # /run cannot be written: nobody will find it, but the guardian has it
         return os.memfd_create("iptrec", os.MFD_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
