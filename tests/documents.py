@@ -43,6 +43,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "rclone": "is of docs/collecting.md: tests/live/test_collecting.py",
     "rm": "is of docs/collecting.md: tests/live/test_collecting.py",
     "systemctl": "asks systemd: tests/live/test_service.py",
+    "source": "is for a shell's startup file: tests/cli/test_completion_shells.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
     ".venv/bin/python": "runs these tests",

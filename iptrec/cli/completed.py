@@ -40,6 +40,8 @@ def answer(shell: str, typed: list[str], root: Any) -> Iterator[str]:  # noqa: A
     else:
         line = None
         *words, word = typed
+        if shell == "fish" and (raw := bash_line.read(word)):
+            word = " ".join([*raw.words, raw.word])  # it gives the word as it is typed
     with _limits(), contextlib.suppress(_LateError):
         kind, found = _answer(words[1:], word, root)
         yield kind

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 from iptrec.names import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from iptrec.cli.candidates import Words
     from iptrec.recording.reader import Reader
     from iptrec.rulesets.listed import Chains
+
+    Words = Iterable[tuple[str, str]]
 
 _SQLITE: Final = b"SQLite format 3\0"
 

@@ -11,14 +11,13 @@ function __iptrec_complete
         case files
             set -l value (string replace -r '^--[a-z-]+=' '' -- $token)
             set -l option (string sub -l (math (string length -- $token) - (string length -- $value)) -- $token)
-            if set -q kind[2]
-                for path in (__fish_complete_suffix --complete=$value $kind[2..-1])
-                    echo -- $option$path
-                end
-            else
-                for path in (__fish_complete_path $value)
-                    echo -- $option$path
-                end
+            set -l paths (complete -C "'' $value")
+            # Only those that are called so and directories, where there are some.
+            set -l suffixes (string join '|' -- (string escape --style=regex -- $kind[2..-1]))
+            set -l fitting (string match -r -- "^.*(?:$suffixes|/)\$" $paths)
+            test -n "$suffixes" -a -n "$fitting"; and set paths $fitting
+            for path in $paths
+                echo -- $option$path
             end
         case command
             set -l at (contains -i -- -- $words)

@@ -118,13 +118,13 @@ class _Losses:
 
 
 def main() -> None:
-    """Be that process: ``argv`` has a descriptor of the recording, its name, and how often to tell (s)."""
-    held, path, every_s = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    """Be that process: ``argv`` has who started it, a descriptor of the recording, its name, how often to tell (s)."""
+    parent, held, path, every_s = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
     privileges.look_as(*host.nobody())
     with Reader(path, held) as reader:
         watched, counted, losses = _Watched(reader), Tally(), _Losses()
         privileges.give_up()
-        process.end_with_parent()
+        process.end_with_parent(parent)
         os.nice(_BEHIND_OTHERS)
         try:
             for window in follow(watched, _ticks(watched, counted, losses, every_s)):
