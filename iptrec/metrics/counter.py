@@ -118,8 +118,13 @@ class _Losses:
 
 
 def main() -> None:
-    """Be that process: ``argv`` has who started it, a descriptor of the recording, its name, how often to tell (s)."""
-    parent, held, path, every_s = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+    """Be that process: ``argv`` has who started it, a descriptor and the name of the recording, and a period (s)."""
+    parent, held, path, every_s = (
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        float(sys.argv[4]),
+    )
     privileges.look_as(*host.nobody())
     with Reader(path, held) as reader:
         watched, counted, losses = _Watched(reader), Tally(), _Losses()

@@ -44,7 +44,13 @@ class _Counted:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._child = subprocess.Popen(
-                iptrec(str(os.getpid()), str(descriptor), path, every_s, module="iptrec.metrics.counter"),
+                iptrec(
+                    str(os.getpid()),
+                    str(descriptor),
+                    path,
+                    every_s,
+                    module="iptrec.metrics.counter",
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
