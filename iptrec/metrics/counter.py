@@ -118,7 +118,7 @@ class _Losses:
 
 
 def main() -> None:
-    """Be that process: ``argv`` has who started it, a descriptor and the name of the recording, and a period (s)."""
+    """Be that process: ``argv``: who started it, a descriptor of the recording, its name, a period (s)."""
     parent, held, path, every_s = (
         int(sys.argv[1]),
         int(sys.argv[2]),
