@@ -1,0 +1,77 @@
+"""Clean systems to install into: a small Debian, of which each test sees a copy that it may change."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from pathlib import Path
+
+# Its own mounts, processes and network; the copy is its root, so that namespaces have names below /run there.
+ENTERED = """\
+mount --bind "$0" "$0" && cd "$0" && mkdir -p .outside && pivot_root . .outside
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount --rbind .outside/dev /dev; mount -t tmpfs run /run
+umount -l .outside; rmdir .outside
+exec "$@"
+"""
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LC_ALL": "C.UTF-8",
+    "TERM": "dumb",
+}
+
+
+class Root:
+    """The root directory of a system."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def run(self, *command, check=True, online=False, text=None):
+        """Run a command there; ``online``: in this host's network, else in one of its own."""
+        if online:
+            shutil.copy("/etc/resolv.conf", self.path / "etc/resolv.conf")
+        unshared = ["unshare", "--mount", "--pid", "--fork", *([] if online else ["--net"])]
+        return subprocess.run(
+            [*unshared, "sh", "-c", ENTERED, self.path, *command],
+            capture_output=True, text=True, check=check, env=ENVIRONMENT, input=text,
+        )  # fmt: skip
+
+    def install(self, *packages):
+        """What apt-get installs; it needs a mirror of Debian."""
+        line = 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"'
+        self.run("sh", "-c", line, "sh", *packages, online=True)
+
+    def named(self, word):
+        """The files whose paths have this word, but what is apt's and dpkg's."""
+        found = (str(one.relative_to(self.path)) for one in self.path.rglob(f"*{word}*"))
+        return {
+            one for one in found if not one.startswith(("proc/", "sys/", "dev/", "tmp/", "var/log"))
+        }
+
+
+def debian(suite, at):
+    """A minimal Debian."""
+    subprocess.run(["debootstrap", "--variant=minbase", suite, at], check=True, capture_output=True)
+    return at
+
+
+@contextlib.contextmanager
+def copied(base, at):
+    """A copy of a system that costs nothing, and goes."""
+    merged = at / "root"
+    for one in ("changes", "work", "root"):
+        (at / one).mkdir()
+    options = f"lowerdir={base},upperdir={at / 'changes'},workdir={at / 'work'}"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, merged], check=True)
+    try:
+        yield Root(merged)
+    finally:
+        subprocess.run(["umount", merged], check=True)
+
+
+def libraries(program):
+    """The C library's files that a program and what is beside it ask for."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return [Path(word) for word in listed.split() if word.startswith("/")]
