@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from roots import copied, debian
+from roots import Root, copied, debian, libraries
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +40,7 @@ def debian_root(request, bases, tmp_path):
 
 @pytest.fixture
 def empty_root(tmp_path):
-    """A system of a C library, and of busybox for sh, tar, gzip and what else the single file needs."""
-    from roots import Root, libraries
-
+    """A system of the C library and zlib; busybox is sh, tar, gzip and what else the single file needs."""
     at = tmp_path / "root"
     for one in ("bin", "tmp", "root", "proc", "sys", "dev", "run", "etc"):
         (at / one).mkdir(parents=True)
@@ -64,12 +62,8 @@ def empty_root(tmp_path):
         "rmdir",
     ):
         (at / "bin" / name).symlink_to("busybox")
-    for library in {*libraries("/usr/bin/python3"), *libraries("/bin/sh")}:
-        if any(
-            library.name.startswith(f"lib{one}.")
-            for one in ("c", "m", "dl", "pthread", "rt", "util")
-        ) or (library.name.startswith("ld-")):
-            target = at / str(library).lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(library.resolve(), target)
+    for library in libraries():
+        target = at / str(library).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library.resolve(), target)
     return Root(at)

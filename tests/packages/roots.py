@@ -14,6 +14,11 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount --rbind .outside/dev /d
 umount -l .outside; rmdir .outside
 exec "$@"
 """
+# Typed on a terminal: a TAB has to make "iptrec info .../docker_hairpin.db" of it.
+TYPED = """\
+{{ sleep 2; printf 'iptrec inf\\t{samples}/docker_hair\\t.db\\n'; sleep 4; printf 'exit\\n'; }} |
+    script -qec 'bash -i' /dev/null
+"""
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -43,6 +48,10 @@ class Root:
         line = 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@"'
         self.run("sh", "-c", line, "sh", *packages, online=True)
 
+    def typed(self, samples):
+        """What is on the terminal after a TAB, and what the command says then."""
+        return self.run("bash", "-c", TYPED.format(samples=samples)).stdout
+
     def named(self, word):
         """The files whose paths have this word, but what is apt's and dpkg's."""
         found = (str(one.relative_to(self.path)) for one in self.path.rglob(f"*{word}*"))
@@ -71,7 +80,9 @@ def copied(base, at):
         subprocess.run(["umount", merged], check=True)
 
 
-def libraries(program):
-    """The C library's files that a program and what is beside it ask for."""
-    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    return [Path(word) for word in listed.split() if word.startswith("/")]
+def libraries():
+    """The files of the C library and of zlib, as Debian packages them."""
+    command = ["dpkg", "-L", "libc6", "zlib1g"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    files = [one for one in map(Path, listed.splitlines()) if ".so" in one.name and one.is_file()]
+    return [one for one in files if one.parent.name != "gconv"]

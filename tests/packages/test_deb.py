@@ -15,12 +15,6 @@ nft add rule inet fw in udp dport 9 drop
 iptrec record --backend nft -o /root/nft.db udp -- bash -c 'echo > /dev/udp/127.0.0.1/9'
 iptrec show /root/nft.db
 """
-# Typed on a terminal: TAB has to make it "iptrec info ...".
-TYPED = """\
-exec 9>&1
-{{ sleep 2; printf 'iptrec inf\\t{samples}/docker_hair\\t.db\\n'; sleep 3; printf 'exit\\n'; }} |
-    script -qec 'bash -i' /dev/null
-"""
 
 
 def installed(root, made):
@@ -55,7 +49,7 @@ def checks(root):
     manual = root.run("man", "iptrec-record").stdout
     assert "--ring" in manual
     (root.path / "root/.bashrc").write_text(". /usr/share/bash-completion/bash_completion\n")
-    shown = root.run("bash", "-c", TYPED.format(samples=SAMPLES)).stdout
+    shown = root.typed(SAMPLES)
     assert "iptrec info" in shown
     assert "1 DROP" in shown
     assert root.run("dpkg", "--verify", "iptrec").stdout == ""

@@ -1,9 +1,11 @@
-"""The single file in an empty root: a C library and busybox, nothing else."""
+"""The single file in an empty root: the C library, zlib and busybox, nothing else."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+
+from roots import copied
 
 from iptrec.version import __version__
 
@@ -28,8 +30,6 @@ def test_portable(empty_root, made):
 
 def test_demo(bases, made, tmp_path):
     """It records, where there is something to record, and unpacks itself nowhere else."""
-    from roots import copied
-
     with copied(bases("bookworm"), tmp_path) as root:
         root.install("iptables", "nftables", "iproute2", "libpcap0.8")
         (program,) = made.glob("iptrec-*-x86_64")

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import shutil
 
+from roots import copied
+
 from iptrec.version import __version__
 
 # dnf repoquery of Fedora and RHEL: packages of these names, iproute with ip and tc in it
-NEEDED = {"glibc", "libpcap", "iproute"}
+NEEDED = {"glibc", "libpcap", "iproute", "libz.so.1()(64bit)"}
 WANTED = {"iptables", "nftables"}
 
 
 def test_rpm(bases, made, tmp_path):
-    from roots import copied
-
     with copied(bases("bookworm"), tmp_path) as root:
         root.install("rpm", "libpcap0.8", "iptables", "nftables", "iproute2")
         (package,) = made.glob("iptrec-*.rpm")
