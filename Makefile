@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint coverage golden samples manual site pictures bench hosts lake soak kernels clean
+.PHONY: help system system-tests demo test lint coverage golden samples manual site pictures bench hosts lake packages soak kernels clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,11 @@ lake: $(VENV)/installed | system ## the questions of a lake asked of ClickHouse,
 	@tools/system-packages lake
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clickhouse,spark]' 'moto[server]'
 	$(BIN)/python tools/spark-cluster $(BIN)/python -m pytest tests/lake_engines
+
+packages: $(VENV)/installed | system ## dist/: wheel, .deb, .rpm, a single file; installed in clean roots (root, a Debian mirror)
+	@tools/system-packages packages
+	$(BIN)/python tools/packages dist
+	IPTREC_PACKAGES=dist $(BIN)/python -m pytest tests/packages
 
 soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk
 	$(BIN)/python bench/soak.py

@@ -1,7 +1,8 @@
 #!/bin/sh
 # iptrec @VERSION@ for hosts without Python (@MACHINE@, glibc @GLIBC@ or newer). Its tree is behind the last line
 # of this script, and is unpacked once: for root into /var/cache/iptrec, for others into ~/.cache/iptrec, or below
-# $IPTREC_UNPACKED. It needs sh, tar, gzip and tail.
+# $IPTREC_UNPACKED. It needs zlib, sh, tar, gzip and tail;
+# for filters libpcap, to record what iptrec doctor names.
 set -eu
 umask 022
 if [ -n "${IPTREC_UNPACKED-}" ]; then
