@@ -25,7 +25,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "recipes").glob("*.md")),
 ]
+SESSIONS = ("docs/tutorial.md", "docs/recipes/")  # typed as a whole by tests/live/test_recipes.py
+PROMPT = re.compile(r"(\w*)\$ ")  # of this machine, or of the one that it names
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
@@ -106,7 +109,9 @@ class Line:
 
     @property
     def runs(self):
-        """Where it is run: "elsewhere", "live" or "here"; None: nowhere."""
+        """Where it is run: "session", "elsewhere", "live" or "here"; None: nowhere."""
+        if self.where.startswith(SESSIONS):
+            return "session"
         programs = self.programs
         if programs & ELSEWHERE.keys():
             return "elsewhere"
@@ -134,7 +139,7 @@ def kind(block):
         return "sql"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
-    if first.startswith("$ ") or Line("", first).runs:
+    if PROMPT.match(first) or Line("", first).runs:
         return "shell"
     try:
         compile(block, "", "exec")
@@ -158,12 +163,12 @@ def commands():
 
 
 def of_pages():
-    """The shell lines of the pages. Below one that begins with "$ " stands what it prints."""
+    """The shell lines of the pages. Below one that begins with a prompt stands what it prints."""
     for where, block in of_kind("shell"):
-        for paragraph in block.split("\n\n"):
+        for paragraph in [block] if PROMPT.match(block) else block.split("\n\n"):
             typed = paragraph.splitlines()
-            if paragraph.startswith("$ "):
-                typed = [typed[0].removeprefix("$ ")]
+            if PROMPT.match(paragraph):
+                typed = [one[at.end() :] for one in typed if (at := PROMPT.match(one))]
             yield from (Line(where, re.sub(r" +# .*", "", line)) for line in typed)
 
 
