@@ -83,7 +83,7 @@ class Line:
                 found.append([])
             elif found[-1] or not re.fullmatch(r"sudo|\w+=.*", word):
                 found[-1].append(word)
-        return found
+        return [one for one in found if one]
 
     @property
     def programs(self):
