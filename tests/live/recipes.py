@@ -37,7 +37,7 @@ def _serve(lab, host, port):
     until(lambda: f":{port} " in lab.run(["ss", "-Htln"], host).stdout)
 
 
-def _neighbour(lab, host, link, own, address):
+def neighbour(lab, host, link, own, address):
     """A host behind the interface ``link`` of the lab's own, whose default route leads here."""
     lab.host(host)
     lab.link(host, "eth0", address, peer=link)
@@ -45,12 +45,12 @@ def _neighbour(lab, host, link, own, address):
     lab.ip(host, f"route add default via {own.partition('/')[0]}")
 
 
-def _bridged(lab, bridge, own, **ports):
-    """Hosts on a bridge of the lab's own host: name -> address; their ports are called vnet0, vnet1, ..."""
+def bridged(lab, bridge, own, first=0, **ports):
+    """Hosts on a bridge of the lab's own host: name -> address; ports are vnet0, from ``first``."""
     lab.ip(
         None, f"link add {bridge} type bridge\nlink set {bridge} up\naddress add {own} dev {bridge}"
     )
-    for number, (host, address) in enumerate(ports.items()):
+    for number, (host, address) in enumerate(ports.items(), first):
         lab.host(host)
         lab.link(host, "eth0", address, peer=f"vnet{number}", bridge=bridge)
         lab.ip(host, f"route add default via {own.partition('/')[0]}")
@@ -60,7 +60,7 @@ def _nft(lab, ruleset):
     lab.run(["nft", "-f", "-"], stdin=ruleset)
 
 
-def _forward(lab):
+def forward(lab):
     lab.sysctl(None, "net/ipv4/ip_forward", 1)
 
 
@@ -75,9 +75,9 @@ def _done():
 
 def docker(lab, backend):
     """A host with `docker run -d -p 8080:80`, and a client outside."""
-    _neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
-    _bridged(lab, "docker0", "172.17.0.1/16", web="172.17.0.2/16")
-    _forward(lab)
+    neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
+    bridged(lab, "docker0", "172.17.0.1/16", web="172.17.0.2/16")
+    forward(lab)
     lab.restore(None, "ipv4", (RULES / "docker.rules").read_text(), backend)
     _serve(lab, "web", 80)
     return {}
@@ -85,9 +85,9 @@ def docker(lab, backend):
 
 def podman(lab, backend):
     """The same with `podman run -d -p 8080:80`, as root."""
-    _neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
-    _bridged(lab, "podman0", "10.88.0.1/16", web="10.88.0.2/16")
-    _forward(lab)
+    neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
+    bridged(lab, "podman0", "10.88.0.1/16", web="10.88.0.2/16")
+    forward(lab)
     lab.restore(None, "ipv4", (RULES / "podman.rules").read_text(), backend)
     _serve(lab, "web", 80)
     return {}
@@ -95,10 +95,10 @@ def podman(lab, backend):
 
 def _node(lab):
     """A node with two pods and a way out."""
-    _neighbour(lab, "outside", "eth0", "192.0.2.1/24", "192.0.2.2/24")
+    neighbour(lab, "outside", "eth0", "192.0.2.1/24", "192.0.2.2/24")
     lab.ip(None, "route add default via 192.0.2.2")
-    _bridged(lab, "cni0", "10.244.0.1/24", pod="10.244.0.5/24", checkout="10.244.0.7/24")
-    _forward(lab)
+    bridged(lab, "cni0", "10.244.0.1/24", pod="10.244.0.5/24", checkout="10.244.0.7/24")
+    forward(lab)
     _serve(lab, "checkout", 8080)
 
 
@@ -136,7 +136,7 @@ def _internet(lab):
 def exit_node(lab, backend):
     """A VPN server that forwards nothing yet, with a firewall whose policy is DROP."""
     _internet(lab)
-    _neighbour(lab, "laptop", "wg0", "10.8.0.1/24", "10.8.0.2/24")
+    neighbour(lab, "laptop", "wg0", "10.8.0.1/24", "10.8.0.2/24")
     lab.restore(None, "ipv4", "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n", backend)
     return {}
 
@@ -144,7 +144,7 @@ def exit_node(lab, backend):
 def policy_routing(lab, backend):  # noqa: ARG001 - the page makes the rules
     """A router whose main table leads to eth0; the tunnel leads to the same server."""
     _internet(lab)
-    _neighbour(lab, "laptop", "eth1", "10.1.0.1/24", "10.1.0.2/24")
+    neighbour(lab, "laptop", "eth1", "10.1.0.1/24", "10.1.0.2/24")
     lab.run(
         ["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "wg0", "netns", "internet"]
     )
@@ -152,14 +152,14 @@ def policy_routing(lab, backend):  # noqa: ARG001 - the page makes the rules
     lab.ip("internet", "address add 10.8.0.1/24 dev wg0\nlink set wg0 up")
     for scope in ("all", "wg0"):
         lab.sysctl(None, f"net/ipv4/conf/{scope}/rp_filter", int(scope == "wg0"))
-    _forward(lab)
+    forward(lab)
     return {}
 
 
 def bridge(lab, backend):
     """Two virtual machines on a bridge, on a host where Docker set the policy of FORWARD."""
-    _bridged(lab, "br0", "192.168.50.1/24", vm="192.168.50.11/24", nas="192.168.50.12/24")
-    _forward(lab)
+    bridged(lab, "br0", "192.168.50.1/24", vm="192.168.50.11/24", nas="192.168.50.12/24")
+    forward(lab)
     rules = (RULES / "docker.rules").read_text().replace(":FORWARD ACCEPT", ":FORWARD DROP")
     lab.restore(None, "ipv4", rules, backend)
     return {}
@@ -167,14 +167,14 @@ def bridge(lab, backend):
 
 def bridge_family(lab, backend):  # noqa: ARG001 - nf_tables alone
     """The same machines; frames are filtered in the family bridge."""
-    _bridged(lab, "br0", "192.168.50.1/24", vm="192.168.50.11/24", nas="192.168.50.12/24")
+    bridged(lab, "br0", "192.168.50.1/24", vm="192.168.50.11/24", nas="192.168.50.12/24")
     lab.sysctl(None, "net/bridge/bridge-nf-call-iptables", 0)
     return {}
 
 
 def rhel(lab, backend):
     """A server with the rules that RHEL 6 installed, and a rule that was added at their end."""
-    _neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
+    neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
     lab.restore(None, "ipv4", (RULES / "rhel.rules").read_text(), backend)
     _serve(lab, None, 8080)
     return {}
@@ -182,7 +182,7 @@ def rhel(lab, backend):
 
 def firewalld(lab, backend):  # noqa: ARG001 - nf_tables alone
     """A server with firewalld, whose zone public lets ssh in."""
-    _neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
+    neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
     _nft(lab, (RULES / "firewalld.nft").read_text())
     _serve(lab, None, 8080)
 
