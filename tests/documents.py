@@ -26,6 +26,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+SESSIONS = ("docs/tutorial.md", "docs/recipes/")  # typed as a whole by tests/live/test_recipes.py
 PROMPT = re.compile(r"(\w*)\$ ")  # of this machine, or of the one that it names
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
@@ -86,7 +87,7 @@ class Line:
                 found.append([])
             elif found[-1] or not re.fullmatch(r"sudo|\w+=.*", word):
                 found[-1].append(word)
-        return found
+        return [one for one in found if one]
 
     @property
     def programs(self):
@@ -112,7 +113,9 @@ class Line:
 
     @property
     def runs(self):
-        """Where it is run: "elsewhere", "live" or "here"; None: nowhere."""
+        """Where it is run: "session", "elsewhere", "live" or "here"; None: nowhere."""
+        if self.where.startswith(SESSIONS):
+            return "session"
         programs = self.programs
         if programs & ELSEWHERE.keys():
             return "elsewhere"

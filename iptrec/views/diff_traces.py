@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.names import counted
+from iptrec.packets.ends import DISCARDED
 from iptrec.packets.model import LOST
 from iptrec.views import paths
 from iptrec.views.escape import printable
@@ -171,7 +172,7 @@ def _side_lines(side: FlowSide, told: Ended | None) -> Iterator[str]:
 
 def _decided(one: Ended) -> str:
     if one.decided_by is None:
-        return "?"
+        return "the kernel" if one.verdict == DISCARDED else "?"
     return place_of(one.decided_by) + (f": {printable(one.spec)}" if one.spec else "")
 
 
