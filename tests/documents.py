@@ -24,10 +24,8 @@ from iptrec.kernel import process
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "docs" / "recipes").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
-SESSIONS = ("docs/tutorial.md", "docs/recipes/")  # typed as a whole by tests/live/test_recipes.py
 PROMPT = re.compile(r"(\w*)\$ ")  # of this machine, or of the one that it names
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
@@ -61,6 +59,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "restrict,command=": "a line of sshd's: tests/live/test_collecting.py has such a one",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
 }
+SESSIONS = ("docs/tutorial.md", "docs/recipes/")  # typed as a whole by tests/live/test_recipes.py
 LIVE = {"record", "trace", "demo", "doctor", "cleanup"}  # what asks or changes the host
 BESIDE = {"duckdb", "jq", "sqlite3", "tshark"}  # other programs that examples run where they are
 
@@ -162,14 +161,23 @@ def commands():
             yield typed, inspect.cleandoc(one.callback.__doc__)
 
 
-def of_pages():
-    """The shell lines of the pages. Below one that begins with a prompt stands what it prints."""
+def typed():
+    """Each shell line of the pages, with the lines below it that it prints.
+
+    These are there where it begins with a prompt, up to the next one that does; some may be empty.
+    """
     for where, block in of_kind("shell"):
-        for paragraph in [block] if PROMPT.match(block) else block.split("\n\n"):
-            typed = paragraph.splitlines()
-            if PROMPT.match(paragraph):
-                typed = [one[at.end() :] for one in typed if (at := PROMPT.match(one))]
-            yield from (Line(where, re.sub(r" +# .*", "", line)) for line in typed)
+        for part in re.split(rf"^(?={PROMPT.pattern})", block, flags=re.MULTILINE):
+            if prompt := PROMPT.match(part):
+                line, *printed = part[prompt.end() :].rstrip("\n").split("\n")
+                yield Line(where, line), printed
+            else:
+                yield from ((Line(where, line), []) for line in part.splitlines() if line)
+
+
+def of_pages():
+    """The shell lines of the pages, without what is said of them behind."""
+    yield from (Line(line.where, re.sub(r" +# .*", "", line.text)) for line, _ in typed())
 
 
 def of_units():
