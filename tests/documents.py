@@ -26,7 +26,6 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-SESSIONS = ("docs/tutorial.md", "docs/recipes/")  # typed as a whole by tests/live/test_recipes.py
 PROMPT = re.compile(r"(\w*)\$ ")  # of this machine, or of the one that it names
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
@@ -65,6 +64,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "restrict,command=": "a line of sshd's: tests/live/test_collecting.py has such a one",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
 }
+SESSIONS = ("docs/tutorial.md", "docs/recipes/")  # typed as a whole by tests/live/test_recipes.py
 LIVE = {"record", "trace", "demo", "doctor", "cleanup"}  # what asks or changes the host
 BESIDE = {"duckdb", "jq", "sqlite3", "tshark"}  # other programs that examples run where they are
 

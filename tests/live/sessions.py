@@ -200,10 +200,13 @@ def _is_simple(text):
 
 
 def update(page, commands, printed):
-    """Write into a page what its commands print now, but for where it leaves something out."""
+    """Write into a page what its commands print now, if it differs, and where the page leaves nothing out."""
     lines = page.read_text().splitlines()
     for command in reversed(commands):
-        if _LEFT_OUT not in command.expected and command.line in printed:
+        now = printed.get(command.line)
+        if now is None or _LEFT_OUT in command.expected:
+            continue
+        if differences(command.expected, now) is not None:
             end = command.line + 1 + len(command.expected)
             lines[command.line + 1 : end] = [
                 one.rstrip() for one in _readable(printed[command.line])

@@ -36,7 +36,8 @@ SEND = """\
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
     out.bind((sys.argv[1], 0))
-    out.sendto(b"x", (sys.argv[2], int(sys.argv[3])))
+    out.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+    out.sendto(bytes(int(sys.argv[4])), (sys.argv[2], int(sys.argv[3])))
 """
 
 
@@ -78,6 +79,13 @@ NFT = [
 ]  # fmt: skip
 
 
+ENDS = {  # reason -> page, the beginning of its row, and a packet: target, port, bytes
+    "NO_SOCKET": ("published-port", "DISCARDED, no socket", "192.0.2.10", 9010, 1),
+    "PKT_TOO_BIG": ("vpn", "DISCARDED, PKT_TOO_BIG", "172.17.0.2", 9011, 1400),
+    "IP_INNOROUTES": ("vpn", "DISCARDED, no route to the destination", "10.8.0.3", 9012, 1),
+}
+
+
 @pytest.fixture
 def network(lab):
     """A client outside, a container, a machine on virbr0; whatever is not here is behind the client."""
@@ -106,12 +114,28 @@ def test_rows_of_nftables(network, tmp_path):
     assert wrong(network, tmp_path, "nft", NFT) == []
 
 
+def test_rows_of_packets_that_no_rule_dropped(network, tmp_path):
+    """The kernel's own word is in the row."""
+    network.ip(None, "link set docker0 mtu 1280")
+    child = start(network, "udp", "--drops", "auto", "--backend", "legacy", "-o", tmp_path / "t.db")
+    for _, _, target, port, size in ENDS.values():
+        words = ("192.0.2.99", target, str(port), str(size))
+        network.run([sys.executable, "-c", SEND, *words], "client")
+    stop(child)
+    with iptrec.open(tmp_path / "t.db") as recording:
+        seen = {packet.header["dport"]: packet for packet in recording.packets()}
+    for reason, (page, row, _, port, _) in ENDS.items():
+        assert any(row in cell for cell in cells(page)), row
+        assert (seen[port].verdict, seen[port].end.reason) == ("DISCARDED", reason)
+        assert row.partition(", ")[2] in f"{seen[port].end.text} {reason}"
+
+
 def wrong(lab, directory, backend, rows):
     """The rows that say something else than was recorded of their packets."""
     lab.settle()
     child = start(lab, "udp", "--backend", backend, "-o", directory / "t.db")
     for row in rows:
-        lab.run([sys.executable, "-c", SEND, row.source, row.target, str(row.port)], row.host)
+        lab.run([sys.executable, "-c", SEND, row.source, row.target, str(row.port), "1"], row.host)
     stop(child)
     with iptrec.open(directory / "t.db") as recording:
         seen = {packet.header["dport"]: packet for packet in recording.packets()}
@@ -126,11 +150,15 @@ def told(packet):
     return f"{packet.verdict} by {at.table}/{at.chain} {packet.steps[-1].spec or 'policy'}"
 
 
+def cells(page):
+    """What the first column of the page's table says."""
+    lines = (documents.ROOT / "docs" / "recipes" / f"{page}.md").read_text().splitlines()
+    return [line.split("|")[1] for line in lines if line.startswith("| ")]
+
+
 def agree(row, packet):
     """Whether the page has that row, and the packet is of it."""
-    page = (documents.ROOT / "docs" / "recipes" / f"{row.page}.md").read_text()
-    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| ")]
-    if not any(row.what in cell and row.spec in cell for cell in cells):
+    if not any(row.what in cell and row.spec in cell for cell in cells(row.page)):
         return False
     verdict, _, chain = row.what.removesuffix(" policy").partition(" by ")
     words = told(packet)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import documents
 import pytest
+import recipes
 import sessions
 
 PAGE = """\
@@ -103,3 +105,22 @@ def test_what_is_printed_is_written(page):
     text = page.read_text()
     assert text.count("\nnew\n") == 3
     assert "...\n--> policy => DROP\n" in text
+
+
+@pytest.mark.parametrize(
+    "page", [*(documents.ROOT / "docs" / "recipes").glob("*.md"), documents.ROOT / "docs" / "tutorial.md"],
+    ids=lambda one: one.stem,
+)  # fmt: skip
+def test_every_command_of_a_page_is_typed(page):
+    """Below a heading that has a network."""
+    name = str(page.relative_to(documents.ROOT / "docs").with_suffix(""))
+    headings = [heading for of, heading in recipes.NETWORKS if of == name]
+    typed = [one.line for heading in headings for one in sessions.read(page, heading)]
+    assert sorted(typed) == [one.line for one in sessions.read(page)]
+    assert typed
+
+
+def test_every_network_is_of_a_page():
+    """No heading was renamed."""
+    for name, heading in recipes.NETWORKS:
+        assert sessions.read(documents.ROOT / "docs" / f"{name}.md", heading), (name, heading)
