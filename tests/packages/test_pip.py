@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, as pip and pipx make it: man and TAB find what is beside the program."""
+"""The wheel in an environment of its own, as pip and pipx make it: man and TAB find what is beside it."""
 
 from __future__ import annotations
 
