@@ -143,7 +143,7 @@ def _further(found: Words, word: str) -> Iterator[tuple[str, str]]:
             yield f"{before}{comma}{value}", remark
 
 
-def _interfaces(_: object = None, __: object = None) -> Words:
+def _interfaces() -> Words:
     from iptrec.kernel import netns
 
     return _plain([*sorted(netns.interfaces()), "any"])
