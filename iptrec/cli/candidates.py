@@ -82,11 +82,11 @@ def _options(place: Place) -> Iterator[tuple[str, str]]:
 
 def _argument(place: Place) -> tuple[str, Words]:
     argument = place.argument
-    if argument is None or argument.hidden:
+    if argument is None:
         return _VALUES, []
     if place.name == "help":
         return _VALUES, _commands_below(place)
-    if place.name == "completion":
+    if argument.metavar == "SHELL":
         return _VALUES, _plain("bash zsh fish")
     if argument.metavar == "QUESTION":
         return _VALUES, _questions()
