@@ -82,11 +82,11 @@ def _options(place: Place) -> Iterator[tuple[str, str]]:
 
 def _argument(place: Place) -> tuple[str, Words]:
     argument = place.argument
-    if argument is None or argument.hidden:
+    if argument is None:
         return _VALUES, []
     if place.name == "help":
         return _VALUES, _commands_below(place)
-    if place.name == "completion":
+    if argument.metavar == "SHELL":
         return _VALUES, _plain("bash zsh fish")
     if argument.metavar == "QUESTION":
         return _VALUES, _questions()
@@ -143,7 +143,7 @@ def _further(found: Words, word: str) -> Iterator[tuple[str, str]]:
             yield f"{before}{comma}{value}", remark
 
 
-def _interfaces(_: object = None, __: object = None) -> Words:
+def _interfaces() -> Words:
     from iptrec.kernel import netns
 
     return _plain([*sorted(netns.interfaces()), "any"])

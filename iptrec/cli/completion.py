@@ -15,7 +15,12 @@ _SHELLS: Final = ("bash", "zsh", "fish")
 def completion(
     context: typer.Context,
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
-    typed: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    typed: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- WORD...]", help="What has been typed: the scripts ask with it."
+        ),
+    ] = None,
 ) -> int:
     """Print the script by which a shell completes what is typed.
 

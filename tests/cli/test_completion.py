@@ -16,9 +16,10 @@ from command import program
 from handmade import RAW, HandMade, written
 from typer.main import get_command
 
-from iptrec.cli import app, bash_line, candidates, recorded_names
+from iptrec.cli import app, bash_line, candidates
 from iptrec.cli.completed import answer
 from iptrec.cli.typed import read
+from iptrec.recording.writer import Writer
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "samples"
@@ -317,9 +318,18 @@ def test_other_shells():
     assert (done.returncode, done.stderr) == (2, "iptrec: 'csh': must be one of bash, zsh, fish\n")
 
 
-def test_each_file_of_names_is_asked():
-    """What `candidates` asks `recorded_names` is there."""
-    for name, source in candidates._OF_RECORDING.items():
-        if name != "--reason":
-            assert list(source([str(SAMPLES / "tapped.db")], "")) or name in ("--netns", "--comm")
-    assert callable(recorded_names.processes)
+def test_processes_and_namespaces(tmp_path):
+    """Those that the recording names, each once."""
+    path = tmp_path / "a.db"
+    processes = [
+        {"pid": number, "comm": comm, "cgroup": "/", "sockets": []}
+        for number, comm in enumerate("aba")
+    ]
+    owners = json.dumps({"processes": processes, "cgroups": {}}).encode()
+    with Writer.create(path, HandMade().facts) as writer:
+        for name in (None, "web", "db"):
+            namespace = writer.add_namespace(name, 1)
+            writer.add_snapshot(namespace, "owners", 0, "sockets", owners)
+    assert words("show", path, "--comm", "") == ["a", "b"]
+    assert words("show", path, "--netns", "") == ["web", "db"]
+    assert words("record", "--netns", "no such one") == []
