@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import iptrec
+from iptrec import api
 from iptrec.answers import expectation, select
 from iptrec.child_recorder import Running
 from iptrec.errors import UsageError
@@ -63,7 +63,7 @@ class Recorded:
             raise UsageError(
                 "the packets are known once recording has ended: ask behind the with block"
             )
-        return iptrec.open(self.path)
+        return api.open(self.path)
 
     def packets(
         self,
