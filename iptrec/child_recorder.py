@@ -102,12 +102,74 @@ def record(
         command=() if command is None else arguments.words("command", command),
         force=arguments.yes_or_no("force", force),
     )
-    outcome = _outcome(order, told)
+    return _recorded(order, _outcome(order, told))
+
+
+class Running:
+    """A recording in a child process, for whoever does something meanwhile: events are recorded from now on.
+
+    ``filter``, ``netns``, ``backend``, ``drops``: as of `record`, which says what is raised as well. If this
+    process ends, so does the recording.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        *,
+        filter: str | None = None,
+        netns: str | int | os.PathLike[str] | None = None,
+        backend: BackendChoice = "auto",
+        drops: DropsChoice = "auto",
+    ) -> None:
+        self._order = _Order(
+            output=_uncompressed(arguments.file("output", output)),
+            filter=None if filter is None else arguments.text("filter", filter),
+            duration_s=None,
+            packets=None,
+            netns=None if netns is None else arguments.namespace("netns", netns),
+            backend=arguments.one_of("backend", backend, BACKEND_CHOICES),
+            drops=arguments.one_of("drops", drops, DROPS_CHOICES),
+            command=(),
+            force=False,
+        )
+        try:
+            self._output = Path(self._order.output).absolute()
+            self._child, self._pipe = _started(self._order)
+        except OSError as error:
+            raise HostError(f"cannot start the recorder: {located(error)}") from None
+        self._answers = _answers(self._pipe)
+        if not self._next(lambda answer: bool(answer["begun"])):
+            raise _unsaid(self._child, self._order, self._output, {})
+
+    def stop(self) -> Recorded:
+        """End it; what came of it. Raises as `record` does, also for what went wrong meanwhile."""
+        self._child.send_signal(signal.SIGTERM)
+        answer = self._next(lambda _: False)
+        if self._child.wait() or not answer:
+            raise _unsaid(self._child, self._order, self._output, answer)
+        return _recorded(self._order, answer)
+
+    def _next(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next answer that is wanted, or the last one; empty if there is none. Errors are raised."""
+        answer: dict[str, Any] = {}
+        try:
+            for answer in self._answers:
+                _raise_error(answer)
+                if wanted(answer):
+                    return answer
+        except BaseException:
+            _end(self._child, self._pipe)
+            raise
+        self._pipe.close()
+        return answer
+
+
+def _recorded(order: _Order, outcome: dict[str, Any]) -> Recorded:
     return Recorded(
         path=Path(order.output),
         events=outcome["events"],
         lost=outcome["lost"],
-        packets=None if packets is None else outcome["packets"],
+        packets=None if order.packets is None else outcome["packets"],
         reason=outcome["reason"],
         exit_status=outcome["exit_status"] if outcome["reason"] == "command" else None,
         notes=tuple(outcome["notes"]),
@@ -167,17 +229,28 @@ def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, A
                 _raise_error(answer)
                 progress(_progress(answer))
         except BaseException:
-            pipe.close()  # first: the child may be about to write
-            child.terminate()
-            child.wait()
+            _end(child, pipe)
             raise
     if child.wait() or not answer:
-        kept = f"{order.output} has what it recorded until then; "
-        raise HostError(
-            f"the recorder {_ended(child.returncode)}; {kept if answer.get('elapsed_ns') else ''}"
-            f"{after_kill.undone(output)}"
-        )
+        raise _unsaid(child, order, output, answer)
     return answer
+
+
+def _end(child: subprocess.Popen[bytes], pipe: IO[bytes]) -> None:
+    pipe.close()  # first: the child may be about to write
+    child.terminate()
+    child.wait()
+
+
+def _unsaid(
+    child: subprocess.Popen[bytes], order: _Order, output: Path, answer: dict[str, Any]
+) -> HostError:
+    """The error of a child that ended without its last word; ``answer``: the last one that came."""
+    kept = f"{order.output} has what it recorded until then; "
+    return HostError(
+        f"the recorder {_ended(child.wait())}; {kept if answer.get('elapsed_ns') else ''}"
+        f"{after_kill.undone(output)}"
+    )
 
 
 def _started(order: _Order) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
@@ -241,8 +314,8 @@ def main() -> None:
         given = json.load(file)
     caller = _Caller(answers)
     try:
-        outcome = run(_options(given), lambda progress: caller.tell(asdict(progress)))
-        caller.tell_at_last(asdict(outcome))
+        outcome = run(_options(given), caller.tell_progress, caller.begin)
+        caller.tell_at_last(asdict(outcome) | {"begun": True})
     except (IptrecError, OSError) as error:
         caller.tell_at_last(_refusal(error))
 
@@ -261,7 +334,16 @@ class _Caller:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._begun = b""  # the rest of a line, which cannot be taken back
+        self._records = False
         os.set_blocking(descriptor, False)
+
+    def begin(self, _: int) -> None:
+        """From now on events are recorded."""
+        self._records = True
+
+    def tell_progress(self, progress: Any) -> None:  # noqa: ANN401 - of the recorder
+        """How far it is."""
+        self.tell(asdict(progress) | {"begun": self._records})
 
     def tell(self, answer: dict[str, Any]) -> None:
         """Tell it now or never. If nobody is there, stop as with SIGTERM."""

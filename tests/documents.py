@@ -37,6 +37,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "make": "runs these tests",
     "mc": "ships to a store that nobody has here",
     "mv": "is of docs/collecting.md, behind kubectl",
+    "pip": "installs from the network",
     "pipx": "installs from the network",
     "python3": "makes an environment for what was built",
     "tools/release": "builds all that is shipped: tests/test_workflows.py",
@@ -58,6 +59,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "origin: Docker; keeps": "the last lines of why: tests/answers/test_origins.py",
     "clock of server is 12.304 ms ahead of client": "a line of info: tests/live/test_hosts_live.py",
     "kernel → recorder → file": "a drawing",
+    "E   AssertionError": "a failure of a test: tests/live/test_pytest_plugin.py",
     "sum without (rule)": "a query of Prometheus",
     "time() - node_textfile": "a query of Prometheus",
     "lake/packets/dt=": "the name of a file",
@@ -135,7 +137,7 @@ def blocks(page):
 def kind(block):
     """What a block is, None if nobody knows.
 
-    "shell", "script", "python", "toml", "unit", "environment", "sql" or "output".
+    "shell", "script", "python", "toml", "unit", "environment", "ini", "sql" or "output".
     """
     first = block.splitlines()[0]
     if any(first.startswith(words) for words in OUTPUTS):
@@ -146,6 +148,8 @@ def kind(block):
         return "sql"
     if first.startswith("OPTIONS="):
         return "environment"
+    if first == "[pytest]":
+        return "ini"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:
         return "toml" if first == "[[expect]]" else "unit"
     if PROMPT.match(first) or Line("", first).runs:

@@ -105,6 +105,8 @@ MAY_IMPORT = {
         "recording.packing",
     },
     "child_recorder": {"arguments", "recorder", "kernel", "pcap"},
+    "pytest_plugin": {"expected"},
+    "expected": {"api", "answers", "child_recorder", "views"},
     "api": {
         "answers",
         "arguments",
@@ -155,6 +157,7 @@ HOMES = {
     "rich": {"cli", "views"},
     "dpkt": {"decode", "pcap"},
     "socket": {"kernel", "demo"},
+    "pytest": {"pytest_plugin"},
     "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder", "metrics"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
