@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint coverage golden samples manual bench hosts lake soak kernels clean
+.PHONY: help system system-tests demo test lint coverage golden samples manual bench hosts lake image soak kernels clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,11 @@ lake: $(VENV)/installed | system ## the questions of a lake asked of ClickHouse,
 	@tools/system-packages lake
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[clickhouse,spark]' 'moto[server]'
 	$(BIN)/python tools/spark-cluster $(BIN)/python -m pytest tests/lake_engines
+
+image: $(VENV)/installed | system ## the image, beside real daemons with published ports; installs docker, podman, ...
+	@tools/system-packages image
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check kubernetes-validate
+	IPTREC_IMAGE=1 $(BIN)/python -m pytest tests/image
 
 soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk
 	$(BIN)/python bench/soak.py

@@ -29,18 +29,21 @@ PAGES = [
 ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
+    "docker": "runs the image: make image, which is tests/image",
     "find": "is of docs/collecting.md: tests/live/test_collecting.py",
     "iptrec-ship": "is the script of docs/collecting.md: tests/live/test_collecting.py",
     "kubectl": "asks a cluster",
     "make": "runs these tests",
     "mc": "ships to a store that nobody has here",
     "mv": "is of docs/collecting.md, behind kubectl",
+    "nsenter": "enters a container: make image, which is tests/image",
     "pipx": "installs from the network",
     "python3": "builds the package, or an environment for it",
     "rclone": "is of docs/collecting.md: tests/live/test_collecting.py",
     "rm": "is of docs/collecting.md: tests/live/test_collecting.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
+    "touch": "makes a lock of the host's: make image, which is tests/image",
     ".venv/bin/python": "runs these tests",
     "iptrec lake --engine": "needs what make lake installs; tests/lake_engines/test_lake_pages.py runs it",
     "/tmp/release/bin/iptrec": "is what the line before it has built",  # noqa: S108
@@ -117,10 +120,13 @@ class Line:
 
 
 def blocks(page):
-    """Each verbatim block of a page, with its place."""
+    """Each verbatim block of a page, with its place; lines that a backslash continues are one."""
     for token in MarkdownIt().parse(page.read_text()):
         if token.type in {"code_block", "fence"}:
-            yield f"{page.relative_to(ROOT)}:{token.map[0] + 1}", token.content
+            yield (
+                f"{page.relative_to(ROOT)}:{token.map[0] + 1}",
+                re.sub(r" *\\\n *", " ", token.content),
+            )
 
 
 def kind(block):

@@ -98,7 +98,7 @@ def test_every_block_has_a_kind():
         ("import iptrec\n", "python"),
         ("[[expect]]\nverdict = 'DROP'\n", "toml"),
         ("SET x = 1;\n", "sql"),
-        ("docker exec box iptrec trace\n", None),
+        ("ssh box iptrec trace\n", None),
         ("iptrec show trace.db | less\n", None),
     ],
 )
