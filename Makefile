@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint coverage golden samples manual site pictures bench hosts lake packages soak kernels clean
+.PHONY: help system system-tests demo test lint coverage golden samples manual site pictures bench hosts lake packages image soak kernels clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,11 @@ packages: $(VENV)/installed | system ## dist/: wheel, .deb, .rpm, a single file;
 	@tools/system-packages packages
 	$(BIN)/python tools/packages dist
 	IPTREC_PACKAGES=dist $(BIN)/python -m pytest tests/packages
+
+image: $(VENV)/installed | system ## the image, beside real daemons with published ports; installs docker, podman, ...
+	@tools/system-packages image
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check kubernetes-validate
+	IPTREC_IMAGE=1 $(BIN)/python -m pytest tests/image
 
 soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk
 	$(BIN)/python bench/soak.py

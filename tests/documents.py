@@ -31,6 +31,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "aws": "ships to a store that nobody has here",
     "apt-get": "installs packages of the host, as make does for every test",
     "cp": "is of docs/service.md: tests/live/test_service.py",
+    "docker": "runs the image: make image, which is tests/image",
     "find": "is of docs/collecting.md: tests/live/test_collecting.py",
     "iptrec-ship": "is the script of docs/collecting.md: tests/live/test_collecting.py",
     "kubectl": "asks a cluster",
@@ -38,6 +39,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "mc": "ships to a store that nobody has here",
     "mv": "is of docs/collecting.md, behind kubectl",
     "pip": "installs from the network",
+    "nsenter": "enters a container: make image, which is tests/image",
     "pipx": "installs from the network",
     "python3": "makes an environment for what was built",
     "tools/release": "builds all that is shipped: tests/test_workflows.py",
@@ -47,6 +49,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "source": "is for a shell's startup file: tests/cli/test_completion_shells.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
+    "touch": "makes a lock of the host's: make image, which is tests/image",
     ".venv/bin/python": "runs these tests",
     "iptrec lake --engine": "needs what make lake installs; tests/lake_engines/test_lake_pages.py runs it",
     "/tmp/release/bin/iptrec": "is what the line before it has built",  # noqa: S108
@@ -128,10 +131,16 @@ class Line:
 
 
 def blocks(page):
-    """Each verbatim block of a page, with its place; no fence for the site, such as {include}."""
+    """Each verbatim block of a page, with its place; lines that a backslash continues are one.
+
+    A fence for the site, such as {include}, is none.
+    """
     for token in MarkdownIt().parse(page.read_text()):
         if token.type in {"code_block", "fence"} and not token.info.startswith("{"):
-            yield f"{page.relative_to(ROOT)}:{token.map[0] + 1}", token.content
+            yield (
+                f"{page.relative_to(ROOT)}:{token.map[0] + 1}",
+                re.sub(r" *\\\n *", " ", token.content),
+            )
 
 
 def kind(block):

@@ -98,7 +98,7 @@ def test_every_block_has_a_kind():
         ("[[expect]]\nverdict = 'DROP'\n", "toml"),
         ("SET x = 1;\n", "sql"),
         ("$ iptrec show trace.db\n#1 ...\n\n#2 ...\n", "shell"),
-        ("docker exec box iptrec trace\n", None),
+        ("ssh box iptrec trace\n", None),
         ("iptrec show trace.db | less\n", None),
     ],
 )
