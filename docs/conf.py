@@ -5,7 +5,6 @@ Nothing is asked of the network, and a page asks nothing of another host: tests/
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar
 
 from docutils import nodes
@@ -65,17 +64,6 @@ def _section(context) -> nodes.section:  # noqa: ANN001
     return section
 
 
-def _leave_out_absent(app: Sphinx, name: str, source: list[str]) -> None:
-    """The front page names pages that may not be there yet; one that it does not name is a warning."""
-    if name == "index":
-        absent = re.compile(r"[a-z][a-z/-]*")
-        source[0] = "\n".join(
-            line
-            for line in source[0].splitlines()
-            if line in app.env.found_docs or not absent.fullmatch(line)
-        )
-
-
 def _style_blocks(_: Sphinx, doctree: nodes.document) -> None:
     """Programs are Python; lines about packets go on in the next one. Nobody has to say so of each block."""
     for block in doctree.findall(nodes.literal_block):
@@ -89,5 +77,4 @@ def _style_blocks(_: Sphinx, doctree: nodes.document) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_directive("help-texts", HelpTexts)
-    app.connect("source-read", _leave_out_absent)
     app.connect("doctree-read", _style_blocks)
