@@ -54,7 +54,7 @@ class Shell:
         shown = self._silence()
         self._type("\x07")
         shown += self._until(b">>")
-        self._type("\x03")
+        self._type("\x15")  # Ctrl-U; Ctrl-C might take what is typed next along
         self._silence()
         text = shown.decode(errors="replace")
         return text.rpartition("<<")[2].partition(">>")[0], text
@@ -96,6 +96,7 @@ def place(tmp_path_factory):
     shutil.copy(ROOT / "samples/docker_hairpin.db", directory / "hairpin one.db")
     shutil.copy(ROOT / "samples/nftables.db", directory / "nftables.db")
     (directory / "notes.txt").touch()
+    (directory / "$(touch obeyed).db").touch()
     objects = [
         {"table": {"family": "inet", "name": "fw", "handle": 1}},
         {"chain": {"family": "inet", "table": "fw", "name": NAME, "handle": 2}},
@@ -128,6 +129,8 @@ LINES = {
     "iptrec show nftables.db --chain=inet\\ fw/bef": "iptrec show nftables.db --chain=inet\\ fw/before ",
     "iptrec show hairpin\\ one.db --rule filter/FORW": "iptrec show hairpin\\ one.db --rule filter/FORWARD/",
     "iptrec show 'hairpin one.db' --verdict DROP,REJ": "iptrec show 'hairpin one.db' --verdict DROP,REJECT ",
+    "iptrec show '$(tou": "iptrec show '$(touch obeyed).db' ",
+    "iptrec show \\$\\(tou": "iptrec show \\$\\(touch\\ obeyed\\).db ",
     "iptrec rules nftables.db --table in": "iptrec rules nftables.db --table inet\\ fw ",
     "iptrec record -i lo,an": "iptrec record -i lo,any ",
     "iptrec record --output=note": "iptrec record --output=notes.txt ",
@@ -136,8 +139,9 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_tab(shell, line):
+def test_a_tab(shell, place, line):
     assert shell.completed(line)[0] == LINES[line]
+    assert not (place / "obeyed").exists()
 
 
 def test_a_hostile_name_is_inert(shell, place):

@@ -35,12 +35,28 @@ def test_deb(debian_root, made):
     recorded = root.run("bash", "-c", RECORDED_NFT)
     assert "inet fw" in recorded.stdout
     assert "DROP" in recorded.stdout
+    uses_what_it_brings(root)
+    ran = root.run("iptrec", "record", "-o", "/root/env.db", "--", "env").stdout
+    assert "PATH=" in ran
+    assert [one for one in ran.splitlines() if one.startswith(("LD_", "_PYI_"))] == []
     checks(root)
     root.run("dpkg", "--purge", "iptrec")
     for one in (root.path / "root").glob("iptrec_*.deb"):
         one.unlink()
     caches = ("var/cache/apt/", "var/cache/man/")  # of apt's and man's own
     assert {one for one in root.named("iptrec") if not one.startswith(caches)} == set()
+
+
+def uses_what_it_brings(root):
+    """Pages, questions and tables that are files of the package; libpcap; a second process."""
+    sample = f"{SAMPLES}/docker_hairpin.db"
+    root.run("iptrec", "report", sample, "-o", "/root/report.html")
+    assert "</html>" in (root.path / "root/report.html").read_text()
+    root.run("iptrec", "export", "sqlite", sample, "-o", "/root/tables.sqlite")
+    root.run("iptrec", "redact", sample, "-o", "/root/redacted.db", "--check")
+    assert "origin: Docker" in root.run("iptrec", "why", sample, "--packet", "1").stdout
+    assert DROP in root.run("iptrec", "show", sample, "tcp port 1242").stdout
+    assert root.run("iptrec", "paths", "-j", "2", sample).stdout
 
 
 def checks(root):
@@ -65,6 +81,7 @@ def test_what_is_in_it(debian_root, made):
         "/usr/share/fish/vendor_completions.d/iptrec.fish",
         "/usr/share/iptrec/schemas/show-v1.schema.json",
         "/usr/share/doc/iptrec/copyright",
+        "/usr/lib/iptrec/_internal/iptrec/cli/index.py",  # what an index in a cache is good for
         "/usr/share/doc/iptrec/licenses/python",
     ):
         assert one in there

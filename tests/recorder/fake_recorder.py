@@ -368,13 +368,13 @@ def take_the_stage(monkeypatch, made=None):
             LinkSocket=SideSocket,
             WaySocket=contextlib.nullcontext,
             WAYS=(),
-            names=lambda: ["lo"],
             dumps=lambda: {"links": b"[1]"},
         ),
         "asker": SimpleNamespace(Asker=Asker),
         "senders": SimpleNamespace(opened=lambda *_: None),
     }.items():
         monkeypatch.setattr(session, name, fake)
+    monkeypatch.setattr(session.netns, "interfaces", lambda: ["lo"])
     start = session.Command.start
 
     def started(command, undo, wake):
