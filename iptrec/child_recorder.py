@@ -35,6 +35,10 @@ _AT_ONCE: Final = 1 << 20  # bytes; a pipe holds less (pipe(7))
 _ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError, IptrecError)}
 
 
+class RecorderEndedError(HostError):
+    """The recorder was killed, or failed in a way that it did not expect; its host has refused nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a recording is. ``file_bytes``: of the file; ``notes``: for the user, in words."""
@@ -244,10 +248,10 @@ def _end(child: subprocess.Popen[bytes], pipe: IO[bytes]) -> None:
 
 def _unsaid(
     child: subprocess.Popen[bytes], order: _Order, output: Path, answer: dict[str, Any]
-) -> HostError:
+) -> RecorderEndedError:
     """The error of a child that ended without its last word; ``answer``: the last one that came."""
     kept = f"{order.output} has what it recorded until then; "
-    return HostError(
+    return RecorderEndedError(
         f"the recorder {_ended(child.wait())}; {kept if answer.get('elapsed_ns') else ''}"
         f"{after_kill.undone(output)}"
     )

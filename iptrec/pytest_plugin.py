@@ -76,12 +76,15 @@ def iptrec_recording(
             backend: BackendChoice = "auto",
             drops: DropsChoice = "auto",
         ) -> Iterator[Recorded]:
+            from iptrec.child_recorder import RecorderEndedError
             from iptrec.expected import Recorded
 
             path = name()
             recorded = Recorded(path, tell)
             try:
                 recorded.start(filter, netns=netns, backend=backend, drops=drops)
+            except RecorderEndedError:
+                raise
             except HostError as error:
                 _refused(request.config, error)
             running.callback(recorded.stop)

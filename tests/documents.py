@@ -146,7 +146,7 @@ def blocks(page):
 def kind(block):
     """What a block is, None if nobody knows.
 
-    "shell", "script", "python", "toml", "unit", "environment", "ini", "sql" or "output".
+    "shell", "script", "python", "toml", "unit", "environment", "ini", "workflow", "sql" or "output".
     """
     first = block.splitlines()[0]
     if any(first.startswith(words) for words in OUTPUTS):
@@ -157,6 +157,8 @@ def kind(block):
         return "sql"
     if first.startswith("OPTIONS="):
         return "environment"
+    if first.startswith("- uses: "):
+        return "workflow"
     if first == "[pytest]":
         return "ini"
     if first in {"[[expect]]", "[Service]", "[Path]", "[Timer]"}:

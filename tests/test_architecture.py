@@ -105,7 +105,7 @@ MAY_IMPORT = {
         "recording.packing",
     },
     "child_recorder": {"arguments", "recorder", "kernel", "pcap"},
-    "pytest_plugin": {"expected"},
+    "pytest_plugin": {"expected", "child_recorder"},
     "expected": {"api", "answers", "child_recorder", "views"},
     "api": {
         "answers",

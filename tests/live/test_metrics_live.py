@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from recorder import until
 
 from iptrec.cli import metrics
+from iptrec.kernel import process
 
 pytestmark = pytest.mark.live
 
@@ -40,6 +42,7 @@ SEND = (
 # iptrec, which tells its counts all the time, so that no test waits for a quarter of a minute.
 STARTED = """
 from iptrec.cli import metrics
+from iptrec.kernel import process
 metrics.EVERY_S = 0.1
 from iptrec.__main__ import main
 main()
@@ -180,10 +183,26 @@ def test_who_counts_is_nobody(lab, record):
     send(lab, 7, 1)
     until(lambda: by_rule(path, "1", "DROP") == 1)
     status = recorder.proc(pid, "status")
-    assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+    for kind in ("Prm", "Eff", "Inh", "Amb"):
+        assert re.search(rf"^Cap{kind}:\t0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
     if os.geteuid() == 0:
         assert re.search(r"^Uid:\t65534\t65534\t65534\t", status, re.MULTILINE)
     recorder.stop(child)
+
+
+def test_code_that_only_root_can_read(lab, tmp_path):
+    """Who counts has loaded everything before it gives up the right to read it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(Path(process.__file__).parents[1], closed / "iptrec")
+    path = tmp_path / "x.prom"
+    words = ["record", "-q", "-o", str(tmp_path / "t.db"), "--metrics", str(path), "udp"]
+    send = [sys.executable, "-c", SEND, "9", "4"]
+    done = lab.run([*process.iptrec()[:-1], str(closed), *words, "--", *send], check=False)
+    assert done.returncode == 0, done.stderr
+    assert samples(path)[("iptrec_counting_failures_total",)] == 0
+    assert samples(path)[("iptrec_events_total",)] > 0
 
 
 def test_counting_that_ends_early_is_told(lab, record):

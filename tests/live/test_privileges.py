@@ -44,6 +44,7 @@ COMMANDS = {
     "record, both": ("record", "-o", "@t.db", "--backend", "both", "icmp", "--", "/bin/true"),
     "record, auto": ("record", "-o", "@t.db", "--duration", "100ms"),
     "--stop-on": ("record", "-o", "@t.db", "--stop-on", "DROP", "--duration", "1s"),
+    "--metrics": ("record", "-o", "@t.db", "--metrics", "@t.prom", "--duration", "1s"),
     "trace": ("trace", "icmp", "--", "/bin/ping", "-c1", "127.0.0.1"),
     "demo": ("demo",),
     "doctor": ("doctor",),

@@ -207,6 +207,23 @@ def test_a_host_that_refuses(run, setting):
         assert reason in case.find("skipped").get("message")
 
 
+@pytest.mark.parametrize("backend", ["legacy"], indirect=True)
+def test_a_recorder_that_breaks_is_no_refusal(run):
+    """A test that is skipped for ever would tell nobody."""
+    breaking = """
+import sys
+from iptrec import child_recorder
+def test_it(iptrec_recording, monkeypatch):
+    broken = lambda *words, module: [sys.executable, "-c", "raise SystemExit(1)"]
+    monkeypatch.setattr(child_recorder, "iptrec", broken)
+    with iptrec_recording("udp", backend=BACKEND):
+        pass
+"""
+    status, said, _ = run(breaking)
+    assert status == 1
+    assert "RecorderEndedError: the recorder failed (exit status 1)" in said
+
+
 def test_the_page_is_true(lab, tmp_path, backend):
     """The program of docs/pytest.md, where a rule drops what it tries, and where none does; and its setting."""
     (program,) = (
