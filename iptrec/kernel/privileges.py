@@ -46,8 +46,13 @@ _MOST: Final = 64
 
 
 def require_net_admin() -> None:
-    """Raise `HostError` without CAP_NET_ADMIN."""
+    """Raise `HostError` without CAP_NET_ADMIN, which root of a container has only if it was given."""
     if not _sets()[0] >> NET_ADMIN & 1:
+        if os.geteuid() == 0:
+            raise HostError(
+                "this root has no CAP_NET_ADMIN, which recording needs: start the container with"
+                " --cap-add NET_ADMIN"
+            )
         raise HostError("recording needs root or CAP_NET_ADMIN: run it with sudo")
 
 

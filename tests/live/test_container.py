@@ -105,3 +105,14 @@ def test_the_list_of_changes_is_in_a_directory_that_is_mounted(lab, tmp_path):
     assert len(lab.run(["ls", "/run/iptrec"]).stdout.split()) == 1
     recorder.stop(child)
     assert lab.run(["ls", "/run/iptrec"]).stdout == ""
+
+
+def test_root_that_may_not_record_is_told_what_a_container_needs(lab):
+    """It is root already: sudo would change nothing."""
+    weak = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    done = lab.run([*weak, *IPTREC, "record"], check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "iptrec: this root has no CAP_NET_ADMIN, which recording needs: start the container with --cap-add"
+        " NET_ADMIN\n"
+    )

@@ -58,7 +58,8 @@ def advice_for_host() -> str:
                 names.append(f"net.netfilter.nf_log.{path.name}={_LOGGER}")
     return (
         f"on the host, run: nsenter --net --target PID sysctl -w {' '.join(names)} (PID: of any process in"
-        " this container, as the host numbers it)"
+        " this container, as the host numbers it); or start the container with"
+        " --security-opt systempaths=unconfined (podman: unmask=/proc/sys)"
     )
 
 
