@@ -21,7 +21,9 @@ from iptrec.cli import app
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "packaging/Dockerfile").read_text()
 MANIFEST = ROOT / "packaging/kubernetes/iptrec.yaml"
-RUNS = [one for one in documents.lines() if one.programs & {"docker", "kubectl"}]
+RUNS = [
+    one for one in documents.lines_that_run("elsewhere") if one.programs & {"docker", "kubectl"}
+]
 
 
 def let_in():

@@ -50,7 +50,7 @@ def require_net_admin() -> None:
     if not _sets()[0] >> NET_ADMIN & 1:
         if os.geteuid() == 0:
             raise HostError(
-                "this root has no CAP_NET_ADMIN, which recording needs: start the container with"
+                "recording needs CAP_NET_ADMIN, which this root does not have; a container gets it by"
                 " --cap-add NET_ADMIN"
             )
         raise HostError("recording needs root or CAP_NET_ADMIN: run it with sudo")

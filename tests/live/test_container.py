@@ -113,6 +113,6 @@ def test_root_that_may_not_record_is_told_what_a_container_needs(lab):
     done = lab.run([*weak, *IPTREC, "record"], check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "iptrec: this root has no CAP_NET_ADMIN, which recording needs: start the container with --cap-add"
+        "iptrec: recording needs CAP_NET_ADMIN, which this root does not have; a container gets it by --cap-add"
         " NET_ADMIN\n"
     )

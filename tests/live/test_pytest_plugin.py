@@ -197,7 +197,7 @@ def test_a_host_that_refuses(run, setting):
     status, said, (case,) = run(
         CLOSED, ini=setting, before=["setpriv", "--bounding-set=-net_admin"]
     )
-    reason = "iptrec cannot record: recording needs root or CAP_NET_ADMIN: run it with sudo"
+    reason = "iptrec cannot record: recording needs CAP_NET_ADMIN, which this root does not have"
     if "fail" in setting:
         assert status == 1
         assert reason in said
