@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -46,6 +49,7 @@ class Shell:
             os.execvp(argv[0], argv)  # noqa: S606 - no shell around the shell
         self._type(setup + "echo re''ady\n")
         self._until(b"ready\r")
+        self.keys = os.open(f"/proc/{self.pid}/fd/0", os.O_RDONLY | os.O_NOCTTY)
         self._silence()
 
     def completed(self, line):
@@ -71,13 +75,20 @@ class Shell:
 
     def _silence(self):
         """All that it prints until it has nothing to do any more."""
-        found, children = b"", Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        more, late = self._read(), time.monotonic() + PATIENCE_S
-        while more or children.read_text():
+        found, late = b"", time.monotonic() + PATIENCE_S
+        more = self._read()
+        while more or self._busy():
             assert time.monotonic() < late, found
             found += more
             more = self._read()
         return found
+
+    def _busy(self):
+        """Whether there are keys that it has not read, or it works, or something that it started does."""
+        unread = struct.unpack("i", fcntl.ioctl(self.keys, termios.FIONREAD, bytes(4)))[0]
+        own = Path(f"/proc/{self.pid}")
+        is_asleep = (own / "stat").read_text().rpartition(")")[2].split()[0] == "S"
+        return unread or not is_asleep or (own / f"task/{self.pid}/children").read_text()
 
     def _read(self):
         there = select.select([self.terminal], [], [], QUIET_S)[0]
@@ -86,6 +97,7 @@ class Shell:
     def close(self):
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
+        os.close(self.keys)
         os.close(self.terminal)
 
 
