@@ -260,6 +260,7 @@ def _give_up_rights(held: int | None, parent: int | None, *, behind_others: bool
         from iptrec.answers import behind
         from iptrec.decode import packet
         from iptrec.kernel import privileges, process
+        from iptrec.recording import packing  # noqa: F401 - of chunks
         from iptrec.views import escape, json_lines, show, title  # noqa: F401 - escape: for errors
 
         packet.load()

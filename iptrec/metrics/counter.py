@@ -19,6 +19,7 @@ from iptrec.errors import AbandonedError
 from iptrec.kernel import host, privileges, process
 from iptrec.metrics.exposition import Counts
 from iptrec.packets.window import follow
+from iptrec.recording import packing  # noqa: F401 - of chunks
 from iptrec.recording.reader import Reader
 from iptrec.rulesets.backends import BACKENDS
 
