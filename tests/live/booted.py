@@ -14,6 +14,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HERE = "/opt/iptrec"  # where the container has this tree; what is below /tmp and /home is hidden from a unit
+_GROUPS = (
+    "/sys/fs/cgroup",
+    "/sys/fs/cgroup/unified",
+    "/sys/fs/cgroup/systemd",
+)  # whichever is there
 _NAMESPACES = ("mount", "net", "pid", "uts", "ipc", "cgroup")
 # The interpreter may be somebody's own, in /home, which is hidden, too.
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -24,10 +29,16 @@ sys.path.insert(0, "{HERE}")
 from iptrec.__main__ import main
 main()
 """
-# A disk over the host's, which vanishes with the mount namespace; and the unit's program where systemd looks.
+# A control group of its own: another systemd, of another test, would kill who is in this one's. A disk over the
+# host's, which vanishes with the mount namespace; and the unit's program where systemd looks.
 _BOOT = (
     """
 set -e
+for groups in {groups}; do
+    [ -e "$groups/cgroup.procs" ] || continue
+    mkdir "$groups/$5"
+    echo $$ > "$groups/$5/cgroup.procs"
+done
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1"
 cd "$1"
@@ -46,6 +57,7 @@ exec systemd-nspawn --quiet --directory=. --machine="$5" --register=no --keep-un
 """.replace("{here}", HERE)
     .replace("{venv}", _VENV)
     .replace("{version}", _VERSION)
+    .replace("{groups}", " ".join(_GROUPS))
 )
 
 
@@ -87,6 +99,13 @@ class Booted:
             os.kill(int(first), signal.SIGKILL)  # and with it everybody in there
         self._nspawn.terminate()
         self._nspawn.wait()
+        for groups in _GROUPS:
+            made = Path(groups, self._words[4])
+            for one in sorted(
+                [*made.rglob("*/"), made], key=lambda path: len(path.parts), reverse=True
+            ):
+                with contextlib.suppress(OSError):
+                    one.rmdir()
 
     def _first(self):
         """The pid of systemd, as seen from here."""

@@ -191,6 +191,7 @@ def test_two(iptrec_recording):
     assert len([*case.iter("property")]) == 6
 
 
+@pytest.mark.parametrize("backend", ["legacy"], indirect=True)
 @pytest.mark.parametrize("setting", ["", "iptrec_if_refused = skip", "iptrec_if_refused = fail"])
 def test_a_host_that_refuses(run, setting):
     """A skip with the reason, or a failure."""

@@ -78,6 +78,12 @@ def ours(system):
     )
 
 
+def start(system):
+    """Until it is ready; where it fails, with what it said."""
+    if not system.run("systemctl", "start", UNIT, check=False):
+        pytest.fail(system.run("journalctl", "--no-pager", "-o", "cat", "-n", "20", "-u", UNIT))
+
+
 def state(system, name="ActiveState"):
     return system.run("systemctl", "show", "--value", f"--property={name}", UNIT).strip()
 
@@ -122,7 +128,7 @@ def test_a_service_records_all_that_root_does(unit, backend):
     pipe = subprocess.PIPE
     with subprocess.Popen(waiting, stdin=pipe, stdout=pipe, text=True) as waits:  # for stdin's end
         assert waits.stdout.readline() == "ready\n"
-        unit.run("systemctl", "start", UNIT)
+        start(unit)
         assert ours(unit)
         unit.run("ping", "-c1", "127.0.0.1")
         unit.run(
@@ -145,7 +151,7 @@ def test_a_service_records_all_that_root_does(unit, backend):
 @ROOT
 def test_reloading_writes_a_copy(unit):
     """It is whole, and the recorder goes on."""
-    unit.run("systemctl", "start", UNIT)
+    start(unit)
     unit.run("ping", "-c1", "127.0.0.1")
     (first,) = files(unit)
     until(lambda: info(unit, first)["packets"])
@@ -165,7 +171,7 @@ def test_a_killed_service_leaves_nothing(unit, whom):
     There are other namespaces, as on every host with containers, which cleanup has no right to enter.
     """
     unit.run("sh", "-c", "ip netns add other 2>/dev/null || true")
-    unit.run("systemctl", "start", UNIT)
+    start(unit)
     assert ours(unit)
     unit.run("systemctl", "kill", f"--kill-whom={whom}", "--signal=KILL", UNIT)
     until(lambda: state(unit, "SubState") == "auto-restart")
@@ -183,7 +189,7 @@ def test_the_service_can_record_another_namespace(unit, backend):
     unit.configure("t", f"OPTIONS=--backend {backend} --netns far")
     try:
         unit.run("systemctl", "daemon-reload")
-        unit.run("systemctl", "start", UNIT)
+        start(unit)
         assert ours(unit) == ""
         unit.run("ip", "netns", "exec", "far", "ping", "-c1", "127.0.0.1")
         unit.run("systemctl", "stop", UNIT)
@@ -197,7 +203,7 @@ def test_the_service_can_record_another_namespace(unit, backend):
 def test_rules_that_soon_went_have_their_texts(unit):
     """Told once more, in namespaces that the unit may have."""
     unit.run("nft", "add table ip f; add chain ip f i { type filter hook input priority 0; }")
-    unit.run("systemctl", "start", UNIT)
+    start(unit)
     unit.run("sh", "-c", SOON_GONE)
     unit.run("systemctl", "stop", UNIT)
     unit.run("nft", "delete table ip f")
@@ -216,7 +222,7 @@ def test_the_service_stops_by_itself(unit, backend):
     """What decodes beside it does so under the same restrictions."""
     prom = f"{FILES}/t.prom"
     unit.configure("t", f'OPTIONS=--backend {backend} --stop-on "ACCEPT icmp" --metrics {prom}')
-    unit.run("systemctl", "start", UNIT)
+    start(unit)
     unit.run("ping", "-c1", "127.0.0.1")
     until(lambda: state(unit) == "inactive")
     assert info(unit, *files(unit))["recording"]["stop_reason"] == "stop-on"
@@ -230,7 +236,7 @@ def test_the_service_takes_what_the_page_has(system):
     """The file of docs/service.md: each word of it is an option or the filter."""
     ((_, text),) = documents.of_kind("environment")
     system.configure("t", text)
-    system.run("systemctl", "start", UNIT)
+    start(system)
     system.run("systemctl", "stop", UNIT)
     recording = info(system, files(system)[-1])["recording"]
     assert recording["filter"] == "tcp port 443 or icmp"
