@@ -127,7 +127,9 @@ def written(path, made):
 
     with Writer.create(path, made.facts) as writer:
         namespace = writer.add_namespace(None, 1)
-        stream = writer.add_stream(namespace, "nflog", {})
+        streams = {
+            one.id: writer.add_stream(namespace, one.kind, one.detail) for one in made.streams
+        }
         for one in made.snapshots_:
             writer.add_snapshot(namespace, one.kind, one.time_ns, one.source, one.content)
         for chunk in made.chunks_:
@@ -136,7 +138,7 @@ def written(path, made):
                 chunk.received_ns.tolist(), chunk.lengths, ends, strict=True
             ):
                 data = chunk.data[end - int(size) : end]
-                writer.append(stream, time_ns, np.array([size], np.uint32), data)
+                writer.append(streams[chunk.stream], time_ns, np.array([size], np.uint32), data)
         for loss in made.losses:
             writer.add_loss(loss)
         writer.close(made.facts.stopped_ns, made.facts.stop_reason)

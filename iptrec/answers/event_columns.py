@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.answers.paths import shown
 from iptrec.decode.conntrack import OTHER_STATUS
 from iptrec.packets.model import CtInfo
 
@@ -28,6 +29,23 @@ def known(column: I64) -> int | None:
     """What any event of a packet tells; -1: that one does not."""
     most = int(column.max())
     return None if most < 0 else most
+
+
+def begun_ns(window: Window, positions: I64) -> I64:
+    """When packets were there, epoch, as `Columns.time_ns` has it of the first event that is shown of each.
+
+    ``positions``: of the assembly, shape (n,), as the result.
+    """
+    assembly, events = window.assembly, window.events
+    outcome = assembly.outcome[positions]
+    skipped = np.zeros(len(assembly.outcomes), np.int64)
+    for number in np.unique(outcome).tolist():
+        places = [window.resolver.places[one] for one in assembly.outcomes[number].path]
+        skipped[number] = next(iter(shown(places)), 0)
+    rows = assembly.rows[assembly.first[positions] + skipped[outcome]]
+    stamps = events.stamp_ns[rows]
+    found: I64 = np.where(stamps != 0, stamps, events.sent_ns[rows])
+    return found
 
 
 class Columns:

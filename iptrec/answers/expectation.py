@@ -174,7 +174,7 @@ def _failure(path: Path, expectation: Expectation) -> str | None:
     """What the packets of a path do not comply with."""
     if expectation.verdict is not None and path.verdict != expectation.verdict:
         place = path.decided_by
-        by = ""
+        by = "" if path.by_kernel is None else f" {path.by_kernel}"
         if place is not None:
             by = f" by {place.table}/{place.chain} {place.what}"
         return f"is {path.verdict}{by}, expected {expectation.verdict}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.answers.event_columns import begun_ns
 from iptrec.answers.packets import Counted, Packets
 from iptrec.packets.identity import lengths
 from iptrec.packets.model import LOST
@@ -79,7 +80,7 @@ class PathCounter:
         window, positions = batch.window, batch.positions
         assembly = window.assembly
         rows = assembly.rows[assembly.first[positions]]
-        times, sizes = window.moment_ns[rows], lengths(window.events.take(rows))
+        times, sizes = begun_ns(window, positions), lengths(window.events.take(rows))
         chosen = batch.paths[positions]
         for number in np.flatnonzero(np.bincount(chosen)).tolist():
             here = np.flatnonzero(chosen == number)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.packets.ends import DISCARDED
 from iptrec.packets.model import RulePlace, decided_at
 
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ class Path:
         """The step that decided; None where that was not seen."""
         at = decided_at(self.decided_by, self.steps)
         return None if at is None else self.steps[at]
+
+    @property
+    def by_kernel(self) -> str | None:
+        """Who ended it and why, where no rule did: "by the kernel (IP_RPFILTER)", in the kernel's own word."""
+        if self.verdict != DISCARDED:
+            return None
+        return "by the kernel" if self.end is None else f"by the kernel ({self.end.reason})"
 
 
 class PathBook:

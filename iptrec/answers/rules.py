@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.chain_names import ChainNames
+from iptrec.answers.event_columns import begun_ns
 from iptrec.answers.packets import Counted, Packets
 from iptrec.answers.path_counts import Count
 from iptrec.answers.untold import Untold
@@ -179,11 +180,12 @@ def _count_window(
     """Add the hits of the selected packets, place by place."""
     assembly, events = window.assembly, window.events
     outcome = assembly.outcome[chosen]
-    sizes, times = lengths(events), window.moment_ns
+    sizes = lengths(events)
     for number in np.flatnonzero(np.bincount(outcome)).tolist():
         path, unsure = assembly.outcomes[number].path, assembly.outcomes[number].unsure
         here = chosen[outcome == number]
         starts = assembly.first[here]
+        begun = begun_ns(window, here)  # one time of a packet, not that of each rule
         for at, one in enumerate(path):
             place = window.resolver.places[one]
             if place.ours or place.by_match:
@@ -199,8 +201,8 @@ def _count_window(
             hits.setdefault(key, Count()).add(
                 len(rows),
                 int(sizes[rows].sum()),
-                int(times[rows].min()),
-                int(times[rows].max()),
+                int(begun.min()),
+                int(begun.max()),
                 window.number + int(here[0]),
             )
 

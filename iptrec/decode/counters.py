@@ -43,7 +43,8 @@ def counters(files: Mapping[str, str]) -> dict[Counter, int]:
     """All of some files (by their paths below /proc/net); what cannot be read is left out."""
     found: dict[Counter, int] = {}
     for path, text in files.items():
-        lines = text.splitlines()
+        # Not splitlines: names of interfaces may hold what ends lines to Python alone
+        lines = text.removesuffix("\n").split("\n")
         if path in _PAIRED:
             found.update(_paired(lines))
         elif path in _LISTED:

@@ -84,5 +84,5 @@ def _of_container(own: str | None, texts: list[str]) -> str | None:
 
 def _in_text(text: str) -> Iterator[tuple[int, str]]:
     """Version and path in /proc/PID/cgroup: a line a hierarchy, NUMBER:CONTROLLERS:PATH; version 2 is 0."""
-    for line in text.splitlines():
+    for line in filter(None, text.split("\n")):  # a path may hold what else ends lines to Python
         yield 2 if line.startswith("0:") else 1, line.split(":", 2)[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections import Counter
 from functools import partial
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 _STREAM: Final = "nflog"
 _UNTOLD: Final = "changes of rules are found by looking, replacements of tables are not told: {}"
+_TABLE: Final = re.compile(rb"^\*(.+)$", re.MULTILINE)
+_QUOTED: Final = re.compile(
+    rb' "(?:[^"\\]|\\.)*"(?=[ \n])', re.DOTALL
+)  # may hold what looks like lines
 _TRIES: Final = 3  # to list rules that somebody changes meanwhile
 
 
@@ -222,4 +227,4 @@ def _unknown(family: Family) -> str:
 
 def _tables(text: bytes) -> list[str]:
     """The tables in what iptables-save printed."""
-    return [line[1:].decode() for line in text.splitlines() if line.startswith(b"*")]
+    return [name.decode() for name in _TABLE.findall(_QUOTED.sub(b"", text))]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from iptrec.redact.pairs import Pairs
 
 _WORD: Final = re.compile(
-    r'"(?:\\.|[^"\\])*"\*?|@(?:ll|nh|th|ih),\d+,\d+|[{}();,]|=(?!=)|[^\s"{}();,]+', re.ASCII
+    r'"[^"]*"\*?|@(?:ll|nh|th|ih),\d+,\d+|[{}();,]|=(?!=)|[^\s"{}();,]+', re.ASCII
 )
 _QUOTED: Final = re.compile(r'"(.*)"(\*?)', re.DOTALL)
 _MASKED: Final = re.compile(r"& (\S*[.:]\S*) (?:==|!=) ([0-9a-fA-F]*[.:][0-9a-fA-F.:]*)(?=\s|$)")

@@ -10,9 +10,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from iptrec.decode.rulesets import iptables_save, nft_text
+from iptrec.errors import RecordingError
 from iptrec.redact.compare_json import NftObjects
 from iptrec.redact.compare_nft import NftRules
 from iptrec.redact.compare_save import SaveRules
+from iptrec.redact.save_text import is_saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -62,19 +65,31 @@ class Rulesets:
     def _snapshot(self, kind: str, before: bytes, after: bytes) -> Iterator[RuleDifference]:
         try:
             yield from self._of(kind, before, after)
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        except (
+            RecordingError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+        ):
             if before != after:
                 yield RuleDifference(f"the {kind} of the recording", "it cannot be read")
 
     def _of(self, kind: str, before: bytes, after: bytes) -> Iterator[RuleDifference]:
-        if kind in _SAVED or kind == _TEXT:
+        if kind in _SAVED:
+            saved = (iptables_save.lines(one, "surrogateescape") for one in (before, after))
+            yield from self._lines(kind, *([line for _, line in some] for some in saved))
+            return
+        if kind == _TEXT:
             texts = (one.decode("utf-8", "surrogateescape") for one in (before, after))
-            yield from self._lines(kind, *(one.split("\n") for one in texts))
+            yield from self._lines(kind, *([*nft_text.lines(one)] for one in texts))
             return
         old, new = json.loads(before), json.loads(after)
         if kind == _RAW:
             lines = ([one.rstrip("\n") for one in some] for some in (old, new))
-            yield from self._lines(kind, *lines)
+            is_nft = bool(old) and not is_saved(old[0])
+            yield from self._lines(_TEXT if is_nft else kind, *lines)
         elif kind == _JSON:
             yield from self._listing(old["nftables"], new["nftables"])
         else:
@@ -170,7 +185,10 @@ def _is_unreadable(snapshot: Snapshot) -> bool:
     try:
         if snapshot.media == "json":
             json.loads(snapshot.content)
-    except ValueError:
+        if snapshot.kind in _SAVED:
+            for _ in iptables_save.lines(snapshot.content):
+                pass
+    except (RecordingError, ValueError):
         return True
     return False
 

@@ -56,6 +56,7 @@ class SaveRules:
 
     def line(self, before: str, after: str) -> Iterator[str]:
         """Which fields of a line of a listing differ: options, or what else it tells."""
+        before, after = before.rstrip("\r"), after.rstrip("\r")
         if before in ("", "COMMIT") and before == after:
             return
         if before.startswith("#") and after.startswith("#"):

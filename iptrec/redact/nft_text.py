@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import re
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.rulesets.nft_text import lines
 from iptrec.errors import UsageError
 from iptrec.redact import nft_numbers, raw_payload
 from iptrec.redact.maps import UntrueError
@@ -16,7 +16,7 @@ from iptrec.redact.words import Words
 if TYPE_CHECKING:
     from iptrec.redact.maps import Maps
 
-_WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"\*?|[^\s"]+')
+_WORD: Final = re.compile(r'"[^"]*"\*?|[^\s"]+')
 _MASKED: Final = re.compile(r"& (\S*[.:]\S*) (==|!=) ([0-9a-fA-F]*[.:][0-9a-fA-F.:]*)(?=\s|$)")
 _FAMILIES: Final = frozenset({"ip", "ip6", "inet", "arp", "bridge", "netdev"})
 _HEADS: Final = frozenset(
@@ -52,7 +52,7 @@ class NftText:
 
     def __call__(self, text: str) -> str:
         """All lines. Raises `UsageError` with a rule that would not stay true."""
-        return "".join(map(self._line, io.StringIO(text)))
+        return "\n".join(map(self._line, lines(text)))
 
     def _line(self, line: str) -> str:
         try:

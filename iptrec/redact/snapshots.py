@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.decode import containers
 from iptrec.decode.snapshots import NETLINK
-from iptrec.errors import UsageError
+from iptrec.errors import RecordingError, UsageError
+from iptrec.recording.kinds import SAVES
 from iptrec.redact.maps import UntrueError
 from iptrec.redact.network import Network
 from iptrec.redact.nft_json import NftJson
 from iptrec.redact.nft_messages import NftMessages
 from iptrec.redact.nft_text import NftText
-from iptrec.redact.save_text import SaveText
+from iptrec.redact.save_text import SaveText, is_saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +99,8 @@ class Snapshots:
     def __call__(self, snapshot: Snapshot) -> bytes | None:
         """The content in the place of a snapshot's; None for one that is not understood.
 
-        Raises `UsageError` with a rule that would not stay true.
+        Raises `UsageError` with a rule that would not stay true, `RecordingError` for legacy rules that cannot
+        be read: without them those before would be said to have been in force.
         """
         change = self._changes.get(snapshot.kind)
         if change is None:
@@ -110,6 +112,11 @@ class Snapshots:
             raise UsageError(
                 f"cannot redact the {snapshot.kind} of the recording: {error} would not stay true"
             ) from None
+        except RecordingError:
+            if snapshot.kind in SAVES.values():
+                raise
+            self._maps.removed(f"snapshots of the kind {snapshot.kind} that cannot be read")
+            return None
         except (
             ArithmeticError,
             AttributeError,
@@ -165,9 +172,12 @@ class Snapshots:
 
     def _raw_table(self, snapshot: Snapshot) -> bytes:
         ipv6 = snapshot.source == "ipv6"
-        lines = [
-            self._saved(one.encode("latin-1").decode("utf-8", "surrogateescape"), ipv6=ipv6)
+        rules = [
+            one.encode("latin-1").decode("utf-8", "surrogateescape")
             for one in json.loads(snapshot.content)
+        ]
+        lines = [
+            self._saved(one, ipv6=ipv6) if is_saved(one) else self._nft_text(one) for one in rules
         ]
         texts = [one.encode("utf-8", "surrogateescape").decode("latin-1") for one in lines]
         return json.dumps(texts).encode()

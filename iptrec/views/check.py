@@ -93,6 +93,8 @@ def _packet(result: Result, when: Callable[[int], str]) -> Iterator[str]:
     words += [flow(packet), *ends(packet)]
     if path.decided_by is not None:
         words.append(f"by {place_of(path.decided_by)}")
+    elif path.by_kernel is not None:
+        words.append(printable(path.by_kernel))
     rule = "" if path.decider is None or path.decider.spec is None else f": {path.decider.spec}"
     yield " ".join(words) + printable(rule)
 

@@ -116,3 +116,26 @@ def test_the_example_is_the_first_packet(sample):
                     ]
                     assert one.count.example == min(hit, default=0), (chain, one.number)
                     assert one.count.packets == len(hit)
+
+
+RECORDINGS = sorted(SAMPLES.glob("*.db"))
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_times_are_those_of_packets(path):
+    """A packet has one time in all answers, not another one at each rule that it meets."""
+    with iptrec.open(path) as recording:
+        times = {one.number: one.time_ns for one in recording.packets()}
+        counts = [
+            count
+            for table in recording.rules()
+            for chain, (_, rules) in table.chains.items()
+            for count in (table.policies[chain], *(one.count for one in rules))
+            if count.packets
+        ]
+        counts += [one.count for one in recording.paths()]
+    assert counts
+    for one in counts:
+        assert {one.first_ns, one.last_ns} <= {*times.values()}
+        if one.packets == 1:
+            assert one.first_ns == times[one.example]

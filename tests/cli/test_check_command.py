@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from command import iptrec
+from handmade import HandMade, udp, written
 from validation import validator
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,27 @@ def test_example_of_the_help(expect):
     done = expect(example)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith("FAIL DNS is answered: ")
+
+
+def test_what_the_kernel_discarded(tmp_path):
+    """With its word for the reason, as text, as JSON and for CI."""
+    event = {"indev": 2, "stamp_ns": 10**12}
+    made = HandMade().ruleset("*raw\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n")
+    made.events([("raw:PREROUTING:policy:1", udp(ident=1), event)], start_ns=10**12 + 1, step_ns=0)
+    made.drops([(10**12 + 2000, 2, udp(ident=1), {})])
+    recording, file, junit = (tmp_path / name for name in ("t.db", "e.toml", "junit.xml"))
+    written(recording, made)
+    file.write_text('[[expect]]\nname = "it arrives"\nverdict = "ACCEPT"\n')
+    done = check(recording, file, "--utc", "--junit", junit)
+    fails = "packet #1 is DISCARDED by the kernel (NOT_SPECIFIED), expected ACCEPT"
+    packet = "DISCARDED udp 10.0.0.1:1000 > 10.0.0.2:53 in if2 by the kernel (NOT_SPECIFIED)"
+    first, second = done.stdout.splitlines()
+    assert (done.returncode, first) == (1, f"FAIL it arrives: {fails}")
+    assert second.endswith(packet)
+    failure = ET.parse(junit).find(".//failure")  # noqa: S314 - our own
+    assert failure.get("message").startswith(fails)
+    assert failure.text.endswith(packet)
+    assert json.loads(check(recording, file, "--json").stdout)["failure"] == fails
 
 
 def test_one_line_for_each(expect):

@@ -83,7 +83,7 @@ def parse(text: bytes, known: Known | None = None) -> Ruleset:
     rules: dict[str, list[Rule]] = {}
     table: str | None = None
     number = count = 0
-    for number, line in _lines(text):
+    for number, line in lines(text):
         match line[:1]:
             case "" | "#" | "\r":
                 continue
@@ -115,15 +115,19 @@ def parse(text: bytes, known: Known | None = None) -> Ruleset:
     return Ruleset(tables)
 
 
-def _lines(text: bytes) -> Iterator[tuple[int, str]]:
-    """The lines with their numbers; a quoted comment may go on over several."""
+def lines(text: bytes, errors: str = "backslashreplace") -> Iterator[tuple[int, str]]:
+    """The lines with their numbers, without the line feeds at their ends; a quoted comment may hold some.
+
+    ``errors``: what becomes of bytes that are not UTF-8, see `bytes.decode`. Raises `RecordingError` for a
+    quote that is not closed, and for a line that is too long.
+    """
     begun: list[str] = []
     first = size = 0
     for number, raw in enumerate(io.BytesIO(text), 1):  # line by line: a copy of all could be large
         size = size + len(raw) if begun else len(raw)
         if size > _LONGEST:
             raise _unreadable(first if begun else number, f"longer than {_LONGEST:,} bytes")
-        line = raw.decode("utf-8", "backslashreplace").rstrip("\n")
+        line = raw.decode("utf-8", errors).rstrip("\n")
         if not begun and ('"' not in line or _ONE_QUOTED.fullmatch(line)):
             yield number, line
             continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.decode.rulesets import nft_listing
+from iptrec.decode.rulesets import nft_listing, nft_text
 from iptrec.decode.rulesets.nft_matches import shown
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def of_text(text: bytes) -> dict[TableName, list[Object]]:
     attributes: list[str] = []
     block: re.Match[str] | None = None
     lines: list[str] = []
-    for line in text.decode("utf-8", "backslashreplace").split("\n"):
+    for line in nft_text.lines(text.decode("utf-8", "backslashreplace")):
         if begun := _TABLE.fullmatch(line):
             objects, attributes, block = found.setdefault((begun[1], begun[2]), []), [], None
         elif line == "}":

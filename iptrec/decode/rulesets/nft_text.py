@@ -163,6 +163,26 @@ def _attached(family: str, line: re.Match[str]) -> dict[str, Any]:
     return {"type": line["type"], "hook": line["hook"], "prio": priority, **policy}
 
 
+def lines(text: str) -> Iterator[str]:
+    """The lines without the line feeds at their ends; a quoted comment may hold some.
+
+    Where it may end before, at what looks like the end of a rule, and where nothing
+    closes the quotes, each line is one.
+    """
+    begun: list[str] = []
+    rest = iter(text.split("\n"))
+    for line in rest:
+        begun.append(line)
+        odd = line.count('"') % 2 == 1
+        if len(begun) == 1 and odd and not _RULE_LINE.match(line):
+            continue
+        if len(begun) > 1 and not odd and not _RULE_LINE.match(line):
+            continue
+        yield from ["\n".join(begun)] if len(begun) == 1 or odd else begun
+        begun = []
+    yield from begun
+
+
 def _lines(text: bytes) -> Iterator[_Told]:
     """What each line tells, in order."""
     table: TableName | None = None
