@@ -6,6 +6,7 @@ It is printed once, in ``iptrec.cli``; nothing else in iptrec prints errors or e
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -65,6 +66,20 @@ class RecordingError(IptrecError):
 
 class AbandonedError(RecordingError):
     """A recorder that one follows has ended and left its file unreadable; it says itself why."""
+
+
+def missing(what: str, package: str, extra: str) -> UsageError:
+    """The error of ``what`` where an optional package is missing; ``extra``: of iptrec's, which brings it.
+
+    The .deb, the .rpm and the single file have a Python of their own, in which pip installs nothing.
+    """
+    advice = f"pip install 'iptrec[{extra}]'"
+    if getattr(sys, "frozen", False):  # PyInstaller sets it
+        advice = (
+            f"which this build of iptrec does not have; install iptrec by pip instead: {advice}"
+        )
+        return UsageError(f"{what} needs {package}, {advice}")
+    return UsageError(f"{what} needs {package}: {advice}")
 
 
 def strerror(error: OSError) -> str:

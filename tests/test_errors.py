@@ -21,6 +21,18 @@ PACKAGE = Path(iptrec.__file__).parent
 LOOPBACK = str(Path(__file__).parents[1] / "samples" / "loopback.db")
 
 
+def test_a_package_that_is_missing(monkeypatch):
+    """By pip nothing comes into a program that has its own Python (packaging/pyinstaller)."""
+    assert str(errors.missing("export parquet", "pyarrow", "parquet")) == (
+        "export parquet needs pyarrow: pip install 'iptrec[parquet]'"
+    )
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    assert str(errors.missing("export parquet", "pyarrow", "parquet")) == (
+        "export parquet needs pyarrow, which this build of iptrec does not have; install iptrec by pip instead:"
+        " pip install 'iptrec[parquet]'"
+    )
+
+
 def test_the_words_of_both():
     """One text; what it advises is named twice. It stays so when it goes through a pickle."""
     error = iptrec.UsageError("a.db exists; use ", errors.FORCE, " or ", errors.ANOTHER_OUTPUT)

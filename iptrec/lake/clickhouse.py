@@ -7,7 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.errors import UsageError
+from iptrec.errors import missing
 from iptrec.lake import directory, tables
 from iptrec.lake.answer import Answer, escaped, waited
 
@@ -45,9 +45,7 @@ class ClickHouse:
             with _utc():
                 from chdb.session import Session  # noqa: PLC0415 - optional
         except ImportError:
-            raise UsageError(
-                "asking by ClickHouse needs chdb: pip install 'iptrec[clickhouse]'"
-            ) from None
+            raise missing("asking by ClickHouse", "chdb", "clickhouse") from None
         with contextlib.ExitStack() as stack:
             lake = stack.enter_context(directory.at_rest(path))
             kept = str(lake.aside / "clickhouse")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.errors import UsageError
+from iptrec.errors import missing
 from iptrec.lake import directory, tables
 from iptrec.lake.answer import Answer, waited
 
@@ -33,7 +33,7 @@ class DuckDB:
         try:
             import duckdb  # noqa: PLC0415 - optional
         except ImportError:
-            raise UsageError("asking a lake needs duckdb: pip install 'iptrec[lake]'") from None
+            raise missing("asking a lake", "duckdb", "lake") from None
         with contextlib.ExitStack() as stack:
             lake = stack.enter_context(directory.at_rest(path))
             settings: dict[str, str | bool | int | float | list[str]] = {

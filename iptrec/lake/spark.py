@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.errors import HostError, UsageError
+from iptrec.errors import HostError, missing
 from iptrec.lake import directory, tables
 from iptrec.lake.answer import Answer, T, escaped, waited
 
@@ -56,7 +56,7 @@ class Spark:
         try:
             import pyspark  # noqa: F401, PLC0415 - optional
         except ImportError:
-            raise UsageError("asking by Spark needs pyspark: pip install 'iptrec[spark]'") from None
+            raise missing("asking by Spark", "pyspark", "spark") from None
         from py4j.protocol import Py4JError  # noqa: PLC0415
         from pyspark.errors import PySparkException  # noqa: PLC0415
 

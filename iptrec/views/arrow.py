@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from iptrec.decode.headers import Texts
-from iptrec.errors import UsageError
+from iptrec.errors import missing
 from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def require(what: str) -> None:
     try:
         import pyarrow as pa  # noqa: F401, PLC0415 - optional
     except ImportError:
-        raise UsageError(f"{what} needs pyarrow: pip install 'iptrec[parquet]'") from None
+        raise missing(what, "pyarrow", "parquet") from None
 
 
 def schema(table: Table, *, coded: bool = False) -> Any:  # noqa: ANN401 - pyarrow is optional

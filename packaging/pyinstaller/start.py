@@ -16,6 +16,14 @@ if sys.argv[1:3] == _AS_PYTHON:
     sys.argv[:] = ["-c", *sys.argv[4:]]
     exec(compile(_code, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - as python -c does
 else:
-    from iptrec.__main__ import main
+    try:
+        from iptrec.__main__ import main
 
-    main()
+        main()
+    except (
+        ImportError
+    ) as error:  # of a module that iptrec.spec leaves out: tests/packages looks for all
+        print(
+            f"iptrec: {error}: this build lacks it; install iptrec by pip instead", file=sys.stderr
+        )
+        sys.exit(2)

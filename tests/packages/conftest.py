@@ -48,6 +48,7 @@ def empty_root(tmp_path):
     shutil.copy("/bin/busybox", busybox)
     for name in (
         "sh",
+        "ls",
         "tar",
         "gzip",
         "tail",

@@ -66,6 +66,13 @@ def debian(suite, at):
     return at
 
 
+def installed(root, made):
+    """Install the .deb as a user does."""
+    (package,) = made.glob("iptrec_*.deb")
+    shutil.copy(package, root.path / "root")
+    root.install(f"/root/{package.name}")
+
+
 @contextlib.contextmanager
 def copied(base, at):
     """A copy of a system that costs nothing, and goes."""

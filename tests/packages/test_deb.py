@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from roots import installed
 
 from iptrec.version import __version__
 
@@ -15,13 +15,6 @@ nft add rule inet fw in udp dport 9 drop
 iptrec record --backend nft -o /root/nft.db udp -- bash -c 'echo > /dev/udp/127.0.0.1/9'
 iptrec show /root/nft.db
 """
-
-
-def installed(root, made):
-    """Install the .deb as a user does."""
-    (package,) = made.glob("iptrec_*.deb")
-    shutil.copy(package, root.path / "root")
-    root.install(f"/root/{package.name}")
 
 
 def test_deb(debian_root, made):

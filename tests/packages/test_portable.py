@@ -35,6 +35,8 @@ def test_demo(bases, made, tmp_path):
         (program,) = made.glob("iptrec-*-x86_64")
         shutil.copy(program, root.path / "usr/bin/iptrec")
         assert "=> DROP" in root.run("iptrec", "demo").stdout
+        asked = root.run("iptrec", "doctor", check=False)
+        assert (asked.returncode in {0, 1}, asked.stderr) == (True, "")
         assert {one.split("/")[2] for one in root.named("iptrec") if one.startswith("var/")} == {
             "iptrec"
         }
