@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from iptrec.cli import bash_line
@@ -84,14 +83,12 @@ def _remark(text: str) -> str:
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
     """Not much time, whatever is in a file."""
-    import resource
 
     def late(*_: object) -> NoReturn:
         raise _LateError
 
-    before, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    with contextlib.suppress(ValueError):  # it is lower already
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + _CPU_S, hard))
+    # Not RLIMIT_CPU, which counts from when the process began, and otherwise than Python can ask.
+    signal.setitimer(signal.ITIMER_PROF, _CPU_S)
     ringing = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, _AT_MOST_S)
     try:
@@ -99,4 +96,4 @@ def _limits() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, ringing)
-        resource.setrlimit(resource.RLIMIT_CPU, (before, hard))
+        signal.setitimer(signal.ITIMER_PROF, 0)

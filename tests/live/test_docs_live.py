@@ -30,7 +30,7 @@ ALONE = ("unshare", "--pid", "--fork", "--mount-proc")
 
 @pytest.fixture
 def network(lab, tmp_path, monkeypatch):
-    """The hosts of the examples: web, and a server at 10.0.0.5; /var/lib/iptrec, as systemd makes it."""
+    """The hosts of the examples: web, a server at 10.0.0.5; the directories of systemd and node_exporter."""
     for host, end, net in (("web", "to-web", "10.0.1"), ("server", "to-server", "10.0.0")):
         lab.host(host)
         lab.link(host, "eth0", f"{net}.5/24", peer=end)
@@ -39,7 +39,7 @@ def network(lab, tmp_path, monkeypatch):
     lab.sysctl(None, "net/ipv4/ip_forward", 1)
     lab.restore(None, "ipv4", "*filter\n-A FORWARD -p icmp -j ACCEPT\nCOMMIT\n")
     lab.run(["mount", "-t", "tmpfs", "tmpfs", "/var/lib"])
-    lab.run(["mkdir", "/var/lib/iptrec"])
+    lab.run(["mkdir", "-p", "/var/lib/iptrec", "/var/lib/prometheus/node-exporter"])
     monkeypatch.chdir(tmp_path)
     lab.popen(
         [sys.executable, "-c", SERVER], "server",
