@@ -146,7 +146,7 @@ class Monitor:
         return netlink.number(dict(netlink.attributes(stats))[_STATS_DROPPED])
 
     def require_free(self) -> None:
-        """Raise `HostError` where somebody uses it: only then it cannot be set to what it is set to."""
+        """Raise `TakenError` where somebody uses it: only then it cannot be set to what it is set to."""
         self._set(self.config())
 
     def borrow(self, truncation: int, expect: Callable[[Borrowed | None], None]) -> None:
