@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec import arguments
-from iptrec.errors import HostError, IptrecError, RecordingError, UsageError, located
+from iptrec.errors import HostError, IptrecError, RecordingError, TakenError, UsageError, located
 from iptrec.kernel.process import iptrec
 from iptrec.kernel.undo import after_kill
 from iptrec.names import BACKEND_CHOICES, DROPS_CHOICES, FAMILIES
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options
 
 _AT_ONCE: Final = 1 << 20  # bytes; a pipe holds less (pipe(7))
-_ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError, IptrecError)}
+_ERRORS: Final = {
+    one.__name__: one for one in (TakenError, HostError, RecordingError, UsageError, IptrecError)
+}
 
 
 class RecorderEndedError(HostError):

@@ -60,6 +60,10 @@ class HostError(IptrecError):
     """The kernel or the host refuses: rights, modules, namespaces, locks, a taken nflog group."""
 
 
+class TakenError(HostError):
+    """Another program has what only one can have at a time; it may be free soon."""
+
+
 class RecordingError(IptrecError):
     """A recording cannot be read or written: no recording, damaged, newer format, disk full."""
 

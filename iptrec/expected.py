@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from iptrec import api
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from iptrec.answers.select import Select
     from iptrec.api import Packet, Recording
 
-_MOST: Final = 10  # packets that are listed where none fits
+_MOST: Final = 10  # packets that are listed: of all where none fits, of those that are too many
 _LAYOUT: Final = text.Layout()
 
 
@@ -93,8 +94,9 @@ class Recorded:
         so many there are; else ``min`` at least, and ``max`` at most.
 
         Raises AssertionError with the packet that does not comply: its addresses and ports, the rule that
-        decided, and why the rules before that did not match. So it does if the answer is not known, because
-        events were lost.
+        decided, and why the rules before that did not match. If there are too many, that is the first one
+        beyond as many as there may be, and those after it are listed. So it does if the answer is not known,
+        because events were lost.
         """
         __tracebackhide__ = True
         with self.open() as recording:
@@ -103,9 +105,10 @@ class Recorded:
                 least=min, most=max, conditions=conditions,
             )  # fmt: skip
             (result,) = expectation.check(recording.rows, [wanted])
+            selected = recording.packets(filter, **conditions)
             if result.failure is not None:
-                self._fail(recording, result)
-            return list(recording.packets(filter, **conditions))
+                self._fail(recording, result, selected)
+            return list(selected)
 
     def _wanted(
         self,
@@ -134,21 +137,27 @@ class Recorded:
             most=most if count is None else count,
         )
 
-    def _fail(self, recording: Recording, result: Result) -> None:
+    def _fail(self, recording: Recording, result: Result, selected: Iterator[Packet]) -> None:
         __tracebackhide__ = True
         told = [check.as_text(result, _LAYOUT.clock, colour=False)]
         self._tell("iptrec_failure", told[0])
-        told += _why(recording, result)
+        told += _why(recording, result, selected)
         raise AssertionError("\n".join([*told, f"recording: {self.path}"]))
 
 
-def _why(recording: Recording, result: Result) -> Iterator[str]:
-    """Why the packet that does not comply ended so; where there is none, which packets there are."""
+def _why(recording: Recording, result: Result, selected: Iterator[Packet]) -> Iterator[str]:
+    """Why the packet that does not comply ended so, and which others are too many; else which there are."""
     if result.packet is not None:
         yield from folded.as_text(recording.why(result.packet.number), _LAYOUT)
+        if result.excess:
+            yield from _listed(itertools.islice(selected, result.packets - result.excess + 1, None))
     elif not result.packets:
-        packets = recording.packets()
-        for _, packet in zip(range(_MOST), packets, strict=False):
-            yield title.brief(packet, _LAYOUT)
-        if next(packets, None) is not None:
-            yield "  and others"
+        yield from _listed(recording.packets())
+
+
+def _listed(packets: Iterator[Packet]) -> Iterator[str]:
+    """A line for each of the first ones."""
+    for packet in itertools.islice(packets, _MOST):
+        yield title.brief(packet, _LAYOUT)
+    if next(packets, None) is not None:
+        yield "  and others"

@@ -6,6 +6,8 @@ pytest loads this in every run where iptrec is installed, so it loads nothing bu
 from __future__ import annotations
 
 import contextlib
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from iptrec.names import BackendChoice, DropsChoice
 
 _IF_REFUSED, _DIRECTORY = "iptrec_if_refused", "iptrec_directory"
+_PATIENCE_S, _POLL_S = 10.0, 0.5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -77,14 +80,19 @@ def iptrec_recording(
             drops: DropsChoice = "auto",
         ) -> Iterator[Recorded]:
             from iptrec.child_recorder import RecorderEndedError
+            from iptrec.errors import TakenError
             from iptrec.expected import Recorded
 
             path = name()
             recorded = Recorded(path, tell)
             try:
-                recorded.start(filter, netns=netns, backend=backend, drops=drops)
+                _once_free(
+                    partial(recorded.start, filter, netns=netns, backend=backend, drops=drops)
+                )
             except RecorderEndedError:
                 raise
+            except TakenError as error:  # skipped, it would look as if all were well
+                pytest.fail(f"iptrec cannot record: {error}", pytrace=False)
             except HostError as error:
                 _refused(request.config, error)
             running.callback(recorded.stop)
@@ -95,6 +103,18 @@ def iptrec_recording(
                 recorded.stop()
 
         yield record
+
+
+def _once_free(start: Callable[[], None]) -> None:
+    """Start; where another program has what only one can have, such as a recorder beside us, wait for it."""
+    from iptrec.errors import TakenError
+
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        with contextlib.suppress(TakenError):
+            return start()
+        time.sleep(_POLL_S)
+    return start()
 
 
 def _refused(config: pytest.Config, error: Exception) -> None:

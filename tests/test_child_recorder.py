@@ -14,7 +14,7 @@ import pytest
 
 import iptrec
 from iptrec import child_recorder
-from iptrec.errors import FORCE
+from iptrec.errors import FORCE, TakenError
 from iptrec.kernel.iptables import RefusedError
 from iptrec.kernel.legacy.lock import LockHeldError
 
@@ -158,7 +158,8 @@ class SlipError(iptrec.UsageError):
 
 ERRORS = {
     iptrec.UsageError: [iptrec.UsageError("no"), type("Deeper", (SlipError,), {})("no")],
-    iptrec.HostError: [LockHeldError("iptrec"), RefusedError("iptables-restore", "-A x", "no", 1)],
+    TakenError: [LockHeldError("iptrec")],
+    iptrec.HostError: [RefusedError("iptables-restore", "-A x", "no", 1)],
     iptrec.RecordingError: [iptrec.RecordingError("t.db exists; use ", FORCE)],
     iptrec.IptrecError: [iptrec.IptrecError("no"), type("Other", (iptrec.IptrecError,), {})("no")],
 }
@@ -167,7 +168,7 @@ ERRORS = {
 @pytest.mark.parametrize(
     ("public", "error"), [(public, one) for public, them in ERRORS.items() for one in them]
 )
-def test_an_error_arrives_as_its_nearest_public_class(public, error):
+def test_an_error_arrives_as_its_nearest_known_class(public, error):
     """Its own may be one that no caller knows."""
     answer = json.loads(json.dumps(child_recorder._refusal(error)))
     with pytest.raises(public) as caught:

@@ -56,8 +56,8 @@ class Result:
     That depends on packets which the filter cannot judge, or whose events were lost.
 
     ``unjudged``: of how many packets the filter does not know. ``lossy``: whether events of its time were
-    lost. ``packet``, ``path``: the first one that does
-    not comply, where it is a packet that fails. ``seconds``: what it took.
+    lost. ``packet``, ``path``: the first one that does not comply; where there are too many, the first beyond
+    as many as may be, and ``excess`` is how many those are. ``seconds``: what it took.
     """
 
     expectation: Expectation
@@ -68,6 +68,7 @@ class Result:
     lossy: bool = False
     packet: Arrival | None = None
     path: Path | None = None
+    excess: int = 0
     seconds: float = 0.0
 
 
@@ -101,11 +102,16 @@ class _Tally:
         self._suspects = 0
         self._failure: str | None = None
         self._first: tuple[Arrival, Path] | None = None  # that does not comply
+        self._beyond: tuple[Arrival, Path] | None = None  # the first of those that are too many
 
     def add(self, batch: Batch, positions: I64, paths: Sequence[Path]) -> None:
         """Count the selected packets of a window; ``paths``: all of the book, of which it has the numbers."""
-        numbers = batch.paths
+        numbers, before = batch.paths, self._packets
         self._packets += len(positions)
+        most = self.expectation.most
+        if most is not None and before <= most < self._packets:
+            one = int(positions[most - before])
+            self._beyond = batch.arrival(one), paths[int(numbers[one]) - 1]
         if self._failure is not None or not len(positions):
             return
         failures = {
@@ -130,14 +136,17 @@ class _Tally:
     def result(self) -> Result:
         """The judgement, once all packets were seen."""
         least, most, packets = self.expectation.least, self.expectation.most, self._packets
-        failure, unknown = self._failure, None
+        failure, unknown, first, excess = self._failure, None, self._first, 0
         if failure is None and packets + self._unjudged < least and not self._losses:
             failure = f"{counted(packets, 'packet')}, expected at least {least}"
         if failure is None and most is not None and packets > most:
             failure = f"{counted(packets, 'packet')}, expected at most {most}"
+            first, excess = self._beyond, packets - most
+            if first is not None:
+                failure += f": packet #{first[0].number} is the first too many"
         if failure is None and (unknown := self._unknown()):
             failure = f"not known: {unknown}"
-        packet, path = self._first or (None, None)
+        packet, path = first or (None, None)
         return Result(
             self.expectation,
             packets,
@@ -147,6 +156,7 @@ class _Tally:
             bool(self._losses),
             packet,
             path,
+            excess,
             self.seconds,
         )
 

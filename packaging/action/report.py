@@ -15,21 +15,30 @@ IPTREC = (sys.executable, "-m", "iptrec")
 
 
 def main(given: Mapping[str, str]) -> int:
-    """The status of the command, or 1 if something is not as expected."""
+    """The status of the command, or 1 if something is not as expected; 2 if that cannot be told."""
+    try:
+        return report(given)
+    except (iptrec.IptrecError, OSError) as trouble:
+        error(str(trouble))
+        return 2
+
+
+def report(given: Mapping[str, str]) -> int:
+    """Tell it; the status of the job. What was recorded is told even if it cannot be checked."""
     path = given["RECORDING"]
     checked = check(path, given["INPUT_EXPECTATIONS"], given["INPUT_JUNIT"])
-    if checked is not None and checked.returncode > 1:
-        return checked.returncode
     with iptrec.open(path) as recording:
         summary = recording.summary()
         shown = dict.fromkeys(first_of_each_place(recording))
     append(given["GITHUB_OUTPUT"], outputs(summary, checked))
     append(given["GITHUB_STEP_SUMMARY"], page(path, summary.verdicts, checked, shown))
-    if failed := checked is not None and bool(checked.returncode):
-        error(next(line for line in checked.stdout.splitlines() if not line.startswith("ok ")))
+    if checked is not None and checked.returncode:
+        error(failure(checked))
     if (status := int(given["COMMAND_STATUS"])) != 0:
         error(f"the command ended with status {status}")
-    return status or int(failed)
+    if checked is not None and not is_known(checked):
+        return 2
+    return status or int(checked is not None and bool(checked.returncode))
 
 
 def check(path: str, expectations: str, junit: str) -> "subprocess.CompletedProcess[str] | None":
@@ -39,12 +48,26 @@ def check(path: str, expectations: str, junit: str) -> "subprocess.CompletedProc
     words = [path, str(Path(expectations).absolute()), *([f"--junit={junit}"] if junit else [])]
     done = subprocess.run(
         [*IPTREC, "check", "--color=never", "--utc", *words],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
     print(done.stdout, end="", flush=True)
+    print(done.stderr, end="", file=sys.stderr, flush=True)
     return done
+
+
+def is_known(checked: "subprocess.CompletedProcess[str]") -> bool:
+    """Whether `iptrec check` could tell if all is as expected."""
+    return checked.returncode in (0, 1)
+
+
+def failure(checked: "subprocess.CompletedProcess[str]") -> str:
+    """The first expectation that fails, or why none could be checked."""
+    if is_known(checked):
+        return next(line for line in checked.stdout.splitlines() if not line.startswith("ok "))
+    told = checked.stderr.splitlines() or [f"iptrec check ended with status {checked.returncode}"]
+    return told[-1].removeprefix("iptrec: ")
 
 
 def first_of_each_place(recording: iptrec.Recording) -> Iterator[int]:
@@ -70,7 +93,9 @@ def outputs(
         "rejected": verdicts.get("REJECT", 0),
         "verdicts": json.dumps(verdicts, separators=(",", ":")),
         "lost": summary.lost,
-        "expected": "" if checked is None else json.dumps(checked.returncode == 0),
+        "expected": ""
+        if checked is None or not is_known(checked)
+        else json.dumps(checked.returncode == 0),
     }
     return "".join(f"{name}={value}\n" for name, value in found.items())
 
@@ -88,8 +113,9 @@ def page(
         "| | no packet |"
     ]
     if checked is not None:
-        fence = "`" * (1 + max([2, *map(len, re.findall("`+", checked.stdout))]))
-        lines += ["", f"{fence}text", checked.stdout.rstrip("\n"), fence]
+        told = (checked.stdout if is_known(checked) else failure(checked)).rstrip("\n")
+        fence = "`" * (1 + max([2, *map(len, re.findall("`+", told))]))
+        lines += ["", f"{fence}text", told, fence]
     for number in shown:
         words = ["why", "--markdown", "--utc", f"--packet={number}", "--", path]
         done = subprocess.run([*IPTREC, *words], stdout=subprocess.PIPE, text=True, check=False)

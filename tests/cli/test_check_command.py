@@ -136,6 +136,32 @@ def test_what_fails(expect, case):
     assert (done.returncode, message in done.stdout) == (1, True), done
 
 
+@pytest.mark.parametrize("many", ["count", "max"])
+def test_too_many_names_the_first_beyond(expect, tmp_path, many):
+    """As many as may be comply, and the one after them does not: in all three forms."""
+    junit = tmp_path / "junit.xml"
+    for most in range(4):
+        text = f"[[expect]]\nname = 'few'\nfilter = 'icmp6'\n{many} = {most}\n"
+        text += "min = 0\n" if many == "max" else ""
+        done = expect(text, "--junit", str(junit))
+        first, second = done.stdout.splitlines()
+        assert (done.returncode, first) == (
+            1,
+            f"FAIL few: 4 packets, expected at most {most}: packet #{5 + most} is the first too many",
+        )
+        assert second.startswith(f"     #{5 + most} 2026-11-23T")
+        assert " icmpv6 ::1 > ::1 " in second
+        assert " by raw/OUTPUT policy" in second or most % 2
+        failure = ET.parse(junit).find("testcase/failure")  # noqa: S314 - ours
+        assert failure.get("message").startswith(
+            f"{first.removeprefix('FAIL few: ')} (icmpv6 ::1 > ::1"
+        )
+        assert failure.text.startswith(f"#{5 + most} ")
+        told = json.loads(expect(text, "--json").stdout)
+        validator("check").validate(told)
+        assert told["packet"] == 5 + most
+
+
 def test_machine_output(expect, tmp_path):
     """JSON lines as their schema says, and JUnit XML."""
     junit = tmp_path / "junit.xml"

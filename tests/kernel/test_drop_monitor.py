@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode import drops
-from iptrec.errors import HostError
+from iptrec.errors import HostError, TakenError
 from iptrec.kernel import netlink
 from iptrec.kernel.drops import alerts, monitor
 from iptrec.kernel.drops.alerts import Alert, AlertSource, alert
@@ -135,6 +136,24 @@ def test_any_bytes(data, at):
     """Nothing fails: of what stands in the middle of an alert, and of what is cut."""
     alert(ONE[:at] + data)
     alert(ONE[:20] + data)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EBUSY, TakenError), (errno.EAGAIN, TakenError), (errno.EPERM, HostError)],
+)
+def test_somebody_who_uses_it_is_no_refusal_of_the_host(monkeypatch, number, kind):
+    """Who waits may have it."""
+
+    def answers(*_):
+        raise OSError(number, "no")
+
+    asked = object.__new__(monitor.Monitor)
+    asked._family = SimpleNamespace(number=1)
+    monkeypatch.setattr(asked, "_answers", answers)
+    with pytest.raises(HostError) as caught:
+        asked.unseen()
+    assert type(caught.value) is kind
 
 
 class Monitor:

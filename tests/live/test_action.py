@@ -187,6 +187,61 @@ def test_expectations(runner, backend, verdict):
     assert "FAIL port 7 is closed: packet #1 is DROP" in runner.summary.read_text()
 
 
+def test_a_percent_sign_is_part_of_the_name(runner, backend):
+    """`record` takes it for a date otherwise, and nobody would find the file."""
+    name = 'a "b $(touch PWN) %Y%%.db'
+    status, told = runner.run(command=SEND, filter="udp", recording=name, backend=backend)
+    assert status == 0, runner.said
+    assert (told["recording"], told["packets"]) == (str(runner.place / name), "3")
+    assert [one.name for one in runner.place.glob("*.db")] == [name]
+
+
+def only_error(said):
+    """The one annotation; no traceback."""
+    assert "Traceback" not in said
+    (found,) = re.findall(r"^::error title=iptrec::(.*)", said, re.MULTILINE)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "junit", "reason"),
+    [
+        (None, "", r"cannot open .*/expect\.toml: No such file or directory"),
+        ("[[expect", "", r"\S*/expect\.toml is not TOML: .*"),
+        (EXPECTED.replace("VERDICT", "DROP"), "/nowhere/junit.xml", r".*/nowhere.*"),
+    ],
+)
+def test_what_cannot_be_checked(runner, backend, text, junit, reason):
+    """The job fails and says why; what was recorded is told all the same."""
+    if text is not None:
+        (runner.place / "expect.toml").write_text(text)
+    inputs = {"expectations": "expect.toml", "junit": junit, "backend": backend}
+    status, told = runner.run(command=SEND, filter="udp", **inputs)
+    assert status == 2, runner.said
+    assert re.fullmatch(reason, only_error(runner.said))
+    assert (told["packets"], told["dropped"], told["expected"]) == ("3", "3", "")
+    summary = runner.summary.read_text()
+    assert "| DROP | 3 |" in summary
+    assert re.search(reason, summary)
+
+
+@pytest.mark.parametrize("backend", ["nft"], indirect=True)
+@pytest.mark.parametrize("expectations", ["", "expect.toml"])
+@pytest.mark.parametrize("damaged", [False, True], ids=["gone", "damaged"])
+def test_a_recording_that_cannot_be_read(runner, expectations, damaged):
+    """Whatever happened to it after it was made."""
+    (runner.place / "expect.toml").write_text(EXPECTED.replace("VERDICT", "DROP"))
+    path = runner.place / "a.db"
+    if damaged:
+        path.write_text("no recording")
+    (number,) = (at for at, one in enumerate(ACTION["runs"]["steps"]) if one.get("id") == "report")
+    context = {"inputs.expectations": expectations, "steps.record.outputs.status": "0"}
+    context["steps.record.outputs.recording"] = str(path)
+    status, told = runner._step(number, ACTION["runs"]["steps"][number], context)
+    assert (status, told) == (2, {}), runner.said
+    assert str(path) in only_error(runner.said)
+
+
 def test_a_command_that_fails(runner, backend):
     """Its status is the job's; what it did is told before. pipefail and -e hold for it, as for every step."""
     status, told = runner.run(command=f"{SEND}\nfalse | true\necho never", backend=backend)

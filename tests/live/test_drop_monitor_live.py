@@ -19,7 +19,7 @@ from test_drops import DYING, RULES, router, whose  # noqa: F401 - a fixture
 from test_guardian import kill_both
 
 from iptrec.decode import drops
-from iptrec.errors import HostError
+from iptrec.errors import HostError, TakenError
 from iptrec.kernel.drops import monitor
 from iptrec.packets.drop_words import function, is_loss
 from iptrec.recording.reader import Reader
@@ -240,6 +240,8 @@ def test_what_somebody_else_uses_is_left_alone(lab, tmp_path, host):
         assert "somebody else uses the kernel's drop monitor" in done.stderr
         assert not (tmp_path / "t.db").exists()
         assert (is_free(), host.config()) == (False, config)
+        with pytest.raises(TakenError, match="somebody else uses"):
+            host.require_free()
     finally:
         host.give_back(theirs[0])
 

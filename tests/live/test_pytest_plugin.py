@@ -122,6 +122,31 @@ def test_a_failure_without_a_packet_lists_what_there_was(run):
     assert len(re.findall(r"^E .*#\d+ .* > 127\.0\.0\.1:7 ", said, re.MULTILINE)) == 6
 
 
+@pytest.mark.parametrize("asked", ["count=0", "max=1, min=0", "max=2"])
+def test_too_many_says_which(run, backend, asked):
+    """The first beyond, with the rule and why the one before did not match, and a line for those after it."""
+    status, said, (case,) = run(CLOSED + f'recording.expect("udp dst port 7", iface="lo", {asked})')
+    most = int(asked.partition("=")[2][0])
+    assert status == 1
+    assert f"6 packets, expected at most {most}" in said
+    flow = r"udp 127\.0\.0\.1:\d+ > 127\.0\.0\.1:7 "
+    told = properties(case)["iptrec_failure"]
+    first = re.search(rf" #(\d+) .* (\w+) {flow}", told)
+    assert first, told
+    errors = [line for line in said.splitlines() if line.startswith("E ")]
+    listed = [re.match(rf"E .*#(\d+) .*{flow}", line) for line in errors]
+    numbers = [int(one[1]) for one in listed if one]
+    assert numbers[:2] == [int(first[1])] * 2  # the line of the failure, and the title of its why
+    assert len(set(numbers)) == 6 - most
+    assert numbers == sorted(numbers)
+    assert numbers[0] == most + 1
+    where = f"{TABLE[backend]}/INPUT rule 2: {re.escape(TEXT[backend])}"
+    if most == 1:  # each is seen twice, going out and coming in, where it is dropped
+        assert first[2] == "DROP"
+        assert re.search(where, told)
+        assert re.search(r"^E +#1 +.*<- no: (--dport|udp dport) 6 \(it is 7\)", said, re.MULTILINE)
+
+
 def test_wrong_use_fails(run):
     """A filter, a verdict or a condition that cannot be meant; a question before the end."""
     wrong = {
@@ -206,6 +231,48 @@ def test_a_host_that_refuses(run, setting):
     else:
         assert status == 0
         assert reason in case.find("skipped").get("message")
+
+
+NEIGHBOUR = """
+import os, signal, subprocess, sys, time
+import pytest
+
+@pytest.fixture
+def neighbour(tmp_path):
+    words = [sys.executable, "-m", "iptrec", "record", "udp", f"--backend={BACKEND}"]
+    words += ["-o", str(tmp_path / "n.db"), "--duration=SECONDSs"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as child:
+        assert "recording to" in child.stderr.readline()
+        yield child
+        child.terminate()
+        child.communicate()
+
+def test_it(neighbour, iptrec_recording):
+    with iptrec_recording("udp dst port 7", backend=BACKEND) as recording:
+        still = neighbour.poll() is None
+        send(7)
+    assert still or BACKEND == "legacy"
+    recording.expect("udp dst port 7", min=2)
+"""
+
+
+@pytest.mark.parametrize("setting", ["", "iptrec_if_refused = fail"])
+def test_a_neighbour_that_records_is_waited_for(run, setting):
+    """With legacy iptables one can be at work in a namespace; with nft both are."""
+    status, said, (case,) = run(NEIGHBOUR.replace("SECONDS", "3"), ini=setting)
+    assert status == 0, said
+    assert case.find("skipped") is None
+
+
+@pytest.mark.parametrize("backend", ["legacy"], indirect=True)
+@pytest.mark.parametrize("setting", ["", "iptrec_if_refused = skip"])
+def test_a_neighbour_that_stays_is_no_refusal(run, setting):
+    """A test that is skipped since another one ran would look as if it had passed."""
+    status, said, (case,) = run(NEIGHBOUR.replace("SECONDS", "120"), ini=setting)
+    assert status == 1, said
+    told = case.find("failure").get("message")
+    assert "iptrec cannot record: nflog group 0, which TRACE uses, is taken by " in told
+    assert re.search(r"\(pid \d+\)", told)
 
 
 @pytest.mark.parametrize("backend", ["legacy"], indirect=True)

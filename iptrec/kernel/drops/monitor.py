@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from iptrec.errors import HostError, strerror
+from iptrec.errors import HostError, TakenError, strerror
 from iptrec.kernel import netlink, netns
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Monitor:
         return netlink.number(dict(netlink.attributes(stats))[_STATS_DROPPED])
 
     def require_free(self) -> None:
-        """Raise `HostError` where somebody uses it: only then it cannot be set to what it is set to."""
+        """Raise `TakenError` where somebody uses it: only then it cannot be set to what it is set to."""
         self._set(self.config())
 
     def borrow(self, truncation: int, expect: Callable[[Borrowed | None], None]) -> None:
@@ -189,7 +189,7 @@ class Monitor:
         except OSError as error:
             told = _WORDS.get(error.errno or 0)
             unknown = f"the kernel's drop monitor does not answer: {strerror(error)}"
-            raise HostError(told or unknown) from None
+            raise (TakenError if told == _BUSY else HostError)(told or unknown) from None
         return answers[0] if answers else b""
 
     def _answers(self, family: int, flags: int, body: bytes) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import HostError, strerror
+from iptrec.errors import HostError, TakenError, strerror
 from iptrec.libc import failure, libc
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # l
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 
 
-class LockHeldError(HostError):
+class LockHeldError(TakenError):
     """Another program has the xtables lock for too long."""
 
     def __init__(self, program: str) -> None:

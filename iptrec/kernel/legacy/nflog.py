@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, TakenError
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Gap, joined
 from iptrec.kernel.bpf.tap import RING_BYTES, Tap, Tapped, Untapped
@@ -49,8 +49,8 @@ class NflogSocket(Tapped):
     ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
     for); ``conntrack``: whether events carry NFULA_CT. ``ring_bytes``: of the tap. ``replacements``: of
     tables; where there is no tap, which tells when each event was sent, they tell which ones were there when
-    one began. Raises `HostError`: the group is
-    taken (by whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
+    one began. Raises `TakenError`: another program has the group (which one); `HostError`: no rights, no
+    nfnetlink_log (``modprobe``: after trying to load it).
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class NflogSocket(Tapped):
             ]
         )
         if code in (errno.EPERM, errno.EBUSY) and (by := holder()):
-            raise HostError(
+            raise TakenError(
                 f"nflog group {GROUP}, which TRACE uses, is taken by {by}: stop that program first"
             )
         if code == errno.EPERM:
