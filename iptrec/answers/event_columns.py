@@ -39,7 +39,7 @@ def begun_ns(window: Window, positions: I64) -> I64:
     assembly, events = window.assembly, window.events
     outcome = assembly.outcome[positions]
     skipped = np.zeros(len(assembly.outcomes), np.int64)
-    for number in np.unique(outcome).tolist():
+    for number in np.flatnonzero(np.bincount(outcome)).tolist():  # np.unique loads numpy.ma
         places = [window.resolver.places[one] for one in assembly.outcomes[number].path]
         skipped[number] = next(iter(shown(places)), 0)
     rows = assembly.rows[assembly.first[positions] + skipped[outcome]]
