@@ -28,7 +28,7 @@ _AGAIN_NS: Final = 60_000_000_000  # after a file that could not be made
 
 
 class Rotation:
-    """The next file, in time. Each is a recording of its own, with the rulesets and the network of its start.
+    """The next file, in time. Each is a recording of its own, with the rulesets since its first event, and the network of its start.
 
     A packet that is under way is waited for. Where others never let it be quiet it has its beginning in one
     file and its end in the next. Whoever is killed in between leaves both: the next one is there before this
@@ -106,7 +106,7 @@ class Rotation:
         evidence.keep_network(found)
         self._lists.begin(found, since_ns)
         for backend in self._backends:
-            backend.baseline(evidence)
+            backend.carry(evidence)
         self._end(old)
         self._files.pop_all()  # that one has ended: nothing of it is kept in mind
         self._files.push(new)
