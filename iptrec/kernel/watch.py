@@ -55,6 +55,10 @@ class Watch(Protocol):
     def working(self) -> Working:
         """Held except while it waits: whoever holds it may fork."""
 
+    @property
+    def told(self) -> bool:
+        """Whether no change is missed while it does not work: the kernel tells all, to be read later."""
+
     def start(self) -> None:
         """Begin to watch."""
 

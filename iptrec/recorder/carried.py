@@ -1,7 +1,7 @@
-"""What the next file begins with (--rotate): the rules that were in force when its first event came, as recorded.
+"""What the next file begins with (--rotate): the rules since its first event, as they were recorded.
 
-They are not listed again: that takes a while, and rules that change meanwhile, or changed since that event, would
-not be known.
+They are not listed again: that takes a while, and rules that change meanwhile, or that have changed since that
+event, would not be known.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CarriedTables:
 
 
 class _Commit(NamedTuple):
-    """What told of a commit, and when (epoch) that was received; ``generation``: of the ruleset that it made."""
+    """What told of a commit, and when it was received (epoch); ``generation``: of the ruleset that it made."""
 
     generation: int
     told: list[tuple[int, bytes]]

@@ -89,8 +89,8 @@ class Side:
     """A stream beside the events.
 
     ``there``: gives the datagrams for what is there already. ``received`` is called with the time (epoch ns)
-    and each datagram, ``missed`` where the kernel dropped some. ``sent_ns``: gives when the one was sent that was
-    received last (epoch; 0: not known), where such times are noted.
+    and each datagram, ``missed`` where the kernel dropped some. ``sent_ns``: gives when the one was sent that
+    was received last (epoch; 0: not known), where such times are noted.
     """
 
     socket: SideSocket

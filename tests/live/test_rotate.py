@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 import signal
+import sqlite3
 import sys
 from collections import Counter
+from contextlib import closing
 
 import pytest
 from command import IPTREC
@@ -97,6 +99,26 @@ def test_keep(lab, tmp_path, backend):
     ours = [one for one in files(tmp_path) if one not in (foreign, first)]
     assert len(ours) == 2
     assert all(map(closed, [*ours, tmp_path / "kept.db"]))
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["stays", "goes"])
+def test_a_reader_of_a_file_that_ends(lab, tmp_path, stays):
+    """What SQLite keeps for it beside the file goes once nobody reads, or with the file."""
+    child = start(lab, "icmp", "-o", tmp_path / "fr.db", "--rotate", "300ms", "--keep", "4")
+    (first,) = files(tmp_path)
+    with closing(sqlite3.connect(f"file:{first}?mode=ro", uri=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM stream").fetchone()
+        until(lambda: closed(first))
+        assert first.with_name(f"{first.name}-wal").exists()
+        if stays:
+            until(lambda: not first.exists())
+            assert [*tmp_path.glob(f"{first.name}-*")] == []
+    until(lambda: [*tmp_path.glob(f"{first.name}-*")] == [])
+    assert first.exists() != stays
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert [*tmp_path.glob("*.db-*")] == []
 
 
 def test_by_size(lab, tmp_path, backend):

@@ -103,6 +103,11 @@ class NftWatch:
         locks = [self._thread.working]
         return Together(*locks if self._keeper is None else (*locks, self._keeper.working))
 
+    @property
+    def told(self) -> bool:
+        """See `watch.Watch`."""
+        return True
+
     def baseline(self) -> NftState:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
