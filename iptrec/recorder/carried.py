@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Packets may be under way in the old rules for a moment when the new ones are there.
 _UNDER_WAY_NS: Final = 10_000_000
-_MOST_BYTES: Final = 16 << 20  # of changes since the last listing
+_MOST_BYTES: Final = 1 << 20  # told since the last listing: it counts for the size of the file, too
 
 
 class Kept(NamedTuple):
