@@ -288,7 +288,7 @@ class _Chosen:
         several = hosts(self.recording.rows)
         if not several:
             yield self.recording.facts.host, self.recording.rows, self.packets
-        if len({one.recording.facts.uuid for one in several}) < len(several):
+        if len({one.recording.facts.begun for one in several}) < len(several):
             raise UsageError("two of the files are copies of one recording; leave one out")
         for one in several:
             found = Packets(Alone(one), self.packets.selection)

@@ -88,6 +88,11 @@ class Asker:
         """See `watch.Watch`."""
         return self._thread.working
 
+    @property
+    def told(self) -> bool:
+        """See `watch.Watch`."""
+        return False
+
     def start(self) -> None:
         """Begin to ask."""
         self.by_ports = _by_ports()

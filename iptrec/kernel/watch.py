@@ -6,6 +6,7 @@ import os
 import select
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from iptrec.errors import HostError, IptrecError, strerror
@@ -53,6 +54,10 @@ class Watch(Protocol):
     @property
     def working(self) -> Working:
         """Held except while it waits: whoever holds it may fork."""
+
+    @property
+    def told(self) -> bool:
+        """Whether no change is missed while it does not work: the kernel tells all, to be read later."""
 
     def start(self) -> None:
         """Begin to watch."""
@@ -123,7 +128,11 @@ class WatchThread:
 
     def work(self) -> None:
         """Work at once, for who holds ``working``."""
-        self._try(last=False)
+        self._try(partial(self._work, last=False))
+
+    def work_at_once(self, work: Callable[[], None]) -> None:
+        """Do another work at once, for who holds ``working``."""
+        self._try(work)
 
     def ready(self, timeout_ms: int) -> bool:
         """Wait for something to look at, or for the end, within the work."""
@@ -138,11 +147,11 @@ class WatchThread:
         while not last:
             last = self._stop in dict(self._poll.poll(self._wait_ms()))
             with self.working:
-                self._try(last=last)
+                self._try(partial(self._work, last=last))
 
-    def _try(self, *, last: bool) -> None:
+    def _try(self, work: Callable[[], None]) -> None:
         try:
-            self._work(last=last)
+            work()
         except IptrecError as error:
             self._failed(error)
         except OSError as error:

@@ -54,6 +54,9 @@ class TraceBackend(Protocol):
     def baseline(self, evidence: Evidence) -> None:
         """Keep the rulesets as they are now: the watch will tell how they change."""
 
+    def carry(self, evidence: Evidence) -> None:
+        """Begin another file with the rulesets since its first event: `Streams.since_ns`; nothing is listed."""
+
     @property
     def watch(self) -> Watch:
         """The watch of its rules, once they are inserted; the session starts and stops it."""

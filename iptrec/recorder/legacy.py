@@ -21,6 +21,7 @@ from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.names import counted
+from iptrec.recorder.carried import CarriedTables, Kept
 from iptrec.recorder.streams import Events
 from iptrec.recorder.untraced import note_untraced
 from iptrec.recording.kinds import SAVES
@@ -66,6 +67,7 @@ class LegacyBackend:
         (one, *_) = self._rules.values()  # of every family as many
         self._ours = Counter(rule.chain for rule in one)
         self._loggers: dict[Family, logger.Switched] = {}
+        self._carried = CarriedTables()
 
     def open(self, opened: ExitStack) -> tuple[Sequence[Side], Events]:
         """Take the nflog group that TRACE uses."""
@@ -163,15 +165,22 @@ class LegacyBackend:
                 if not meanwhile:
                     break
             for table, until_ns in changed.items():
-                evidence.snapshot(
-                    _unknown(family), source_of(table), table.encode(), time_ns=until_ns
-                )
-            evidence.snapshot(SAVES[family], command, text, time_ns=held_ns)
+                unknown = _unknown(family), source_of(table), table.encode()
+                self._keep_first(evidence, Kept.of(*unknown, until_ns))
+            self._keep_first(evidence, Kept.of(SAVES[family], command, text, held_ns))
             self.watch.unsure(family, list(meanwhile))
             count = text.count(b"] -A ")
             self._setting.report.detail(
                 f"{family}: {counted(count, 'rule')} in force, ours included"
             )
+
+    def _keep_first(self, evidence: Evidence, one: Kept) -> None:
+        one.store(evidence)
+        self._carried.begin(one)
+
+    def carry(self, evidence: Evidence) -> None:
+        """The states of all tables that were found, from the one on that held then."""
+        self._carried.store(evidence)
 
     def matched(self) -> dict[str, int]:
         """By the rules' own counters."""
@@ -216,9 +225,10 @@ class LegacyBackend:
     def _store(self, state: State, blob: Blob) -> None:
         """A table that changed; the name of one whose content nobody saw."""
         kind = SAVES[state.family] if state.content is not None else _unknown(state.family)
-        self._evidence.snapshot(
-            kind, state.source, blob, time_ns=state.time_ns, after_ns=state.after_ns
-        )
+        one = Kept(kind, state.source, blob, state.time_ns, state.after_ns)
+        one.store(self._evidence)
+        since_ns = self._evidence.streams.since_ns
+        self._carried.add((state.family, state.table), one, since_ns)
 
 
 def _unknown(family: Family) -> str:

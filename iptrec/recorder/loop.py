@@ -119,6 +119,8 @@ class Loop:
                 self._reported_ns = now
             progress.reason = progress.reason or self._wake.stopped() or self._limit()
         self._report.tell()
+        if self._rotation is not None:
+            self._rotation.tidy()
         if progress.reason in ("command", "packets"):
             streams.settle()
 

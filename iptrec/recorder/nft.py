@@ -16,7 +16,7 @@ from iptrec.kernel.nft import bases, counters, nftrace, raw, retold
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.keeper import NftKeeper
 from iptrec.kernel.nft.late import none_yet
-from iptrec.kernel.nft.listing import iptables_speaks
+from iptrec.kernel.nft.listing import iptables_speaks, number_of
 from iptrec.kernel.nft.missed import Missed
 from iptrec.kernel.nft.table import Own
 from iptrec.kernel.nft.transactions import generation
@@ -24,6 +24,7 @@ from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.names import FAMILIES, HOOKS
+from iptrec.recorder.carried import CarriedRuleset, Kept
 from iptrec.recorder.streams import Events, Side
 from iptrec.recorder.traversals import Traversals
 from iptrec.recorder.untraced import note_untraced
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from iptrec.names import Family
     from iptrec.recorder.backend import Evidence, Setting, Undo
 
-_STREAM: Final = "nftrace"
+_STREAM, _CHANGES = "nftrace", "nftables"
 _GATHER_S, _GATHER_CHANGING_S, _CHANGING_NS = 0.004, 0.0005, 1_000_000_000
 # Changes that wait for the ruleset to be listed; beyond them neighbours are taken together.
 _MOST_CHANGES: Final = 1000
@@ -64,6 +65,7 @@ class NftBackend:
         )
         self._own = _own_tables(setting, alone=not iptables_speaks(options.bytecodes))
         self._clock = ChangeClock()
+        self._carried = CarriedRuleset()
         for family in self._rules if options.flush else ():
             raw.taken_out(
                 family
@@ -79,10 +81,19 @@ class NftBackend:
             )
         )
         changes = Side(
-            self._changes, "nftables", {"group": nftrace.CHANGES}, received=self._clock.changed
+            self._changes,
+            _CHANGES,
+            {"group": nftrace.CHANGES},
+            received=self._changed,
+            missed=self._carried.forget,
         )
         events = Events(self._events, _STREAM, {"group": nftrace.GROUP}, self._gone)
         return (changes,), events
+
+    def _changed(self, received_ns: int, datagram: bytes) -> None:
+        """What the kernel told of the ruleset."""
+        self._clock.changed(received_ns)
+        self._carried.changed(received_ns, datagram, nftrace.generation_of(datagram))
 
     def prepare(self, undo: Undo) -> None:
         """Nothing: the events come without a switch."""
@@ -163,13 +174,23 @@ class NftBackend:
 
     def baseline(self, evidence: Evidence) -> None:
         """The ruleset as it is now; the changes up to here are our own."""
-        state = self.watch.baseline()
-        for part in state.parts:
-            evidence.snapshot(part.kind, part.source, part.content, time_ns=state.time_ns)
-        evidence.streams.take_sides()
-        self._clock.forget()
+        self._list(evidence)
         if self._setting.options.flush:
             self._forget_events()
+
+    def _list(self, evidence: Evidence) -> None:
+        state = self.watch.baseline()
+        self._keep(state, [Kept.of(*one, state.time_ns) for one in state.parts])
+        evidence.streams.take_sides()
+        self._clock.forget()
+
+    def carry(self, evidence: Evidence) -> None:
+        """The last listing and what was told since; listed again where something is missing in that."""
+        self._events.tell_again()
+        if self._carried.whole:
+            self._carried.store(evidence, _CHANGES)
+        else:
+            self._list(evidence)
 
     def _forget_events(self) -> None:
         """Of packets that met ours together with rules that --flush took out: no ruleset has both."""
@@ -228,15 +249,25 @@ class NftBackend:
     def _store(self, state: NftState, blobs: Sequence[Blob]) -> None:
         """A state that the ruleset was in."""
         after_ns = self._clock.began_after(state.after_ns, state.time_ns)
-        for part, blob in zip(state.parts, blobs, strict=True):
-            self._evidence.snapshot(
-                part.kind, part.source, blob, time_ns=state.time_ns, after_ns=after_ns
-            )
+        kept = [
+            Kept(part.kind, part.source, blob, state.time_ns, after_ns)
+            for part, blob in zip(state.parts, blobs, strict=True)
+        ]
+        self._keep(state, kept)
+
+    def _keep(self, state: NftState, kept: Sequence[Kept]) -> None:
+        for one in kept:
+            one.store(self._evidence)
+        number = number_of(state.parts)
+        if number is None:
+            self._carried.add(kept)
+        else:
+            self._carried.list(kept, number)
 
     def _store_retold(self, found: Retold, blob: Blob) -> None:
-        self._evidence.snapshot(
-            retold.KIND, "nft", blob, time_ns=found.time_ns, after_ns=found.after_ns
-        )
+        one = Kept(retold.KIND, "nft", blob, found.time_ns, found.after_ns)
+        one.store(self._evidence)
+        self._carried.tell(one)
 
 
 class ChangeClock:

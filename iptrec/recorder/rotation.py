@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import IptrecError
 from iptrec.kernel import network
-from iptrec.recording.home import remove
+from iptrec.recording.home import remove, tidy
 from iptrec.recording.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from iptrec.kernel.watch import Watch
     from iptrec.recorder.backend import Evidence, Findings, TraceBackend
     from iptrec.recorder.lists import Lists
     from iptrec.recorder.options import Options
     from iptrec.recording.rows import Facts
+
+    _Files = tuple[Path, Mapping[str, os.stat_result]]
 
 _ENDS: Final = ("sysctls", "sockets", "groups", "counters")  # listed at a file's end, too
 _SETTLE_NS: Final = 200_000_000  # meanwhile nothing is committed
@@ -28,7 +31,9 @@ _AGAIN_NS: Final = 60_000_000_000  # after a file that could not be made
 
 
 class Rotation:
-    """The next file, in time. Each is a recording of its own, with the rulesets and the network of its start.
+    """The next file, in time. Each is a recording of its own.
+
+    It has the rulesets since its first event, and the network of its start.
 
     A packet that is under way is waited for. Where others never let it be quiet it has its beginning in one
     file and its end in the next. Whoever is killed in between leaves both: the next one is there before this
@@ -56,7 +61,8 @@ class Rotation:
         self._owners = owners  # there is no right to ask again
         self._path = self._name = options.output
         self._number = 1  # of those with this name
-        self._made: list[tuple[Path, os.stat_result]] = []
+        self._made: list[_Files] = []
+        self._read: list[_Files] = []  # by somebody, when they ended
         self._begin(time.monotonic_ns())
 
     def _begin(self, now: int) -> None:
@@ -75,10 +81,10 @@ class Rotation:
     def turn(self) -> None:
         """Go on in another file, unless a watch is at work: then a moment later."""
         with contextlib.ExitStack() as resting:
-            for backend in self._backends:
-                if not backend.watch.working.acquire(blocking=False):
+            for watch in (one.watch for one in self._backends if one.watch.told):
+                if not watch.working.acquire(blocking=False):
                     return
-                resting.callback(backend.watch.working.release)
+                resting.callback(watch.working.release)
             try:
                 self._turn()
             except IptrecError as error:
@@ -90,7 +96,7 @@ class Rotation:
         evidence.streams.settle(_SETTLE_NS)  # what comes from now on is for the next file
         evidence.streams.tell_again()
         for backend in self._backends:
-            backend.watch.look()
+            _look(backend.watch)
         self._lists.look_now()
         self._findings.take()
         since_ns = time.time_ns()
@@ -106,7 +112,7 @@ class Rotation:
         evidence.keep_network(found)
         self._lists.begin(found, since_ns)
         for backend in self._backends:
-            backend.baseline(evidence)
+            backend.carry(evidence)
         self._end(old)
         self._files.pop_all()  # that one has ended: nothing of it is kept in mind
         self._files.push(new)
@@ -128,8 +134,7 @@ class Rotation:
 
     def _end(self, old: Writer) -> None:
         """Close a file, and let go of the first ones where there are too many."""
-        path = self._path
-        status = os.fstat(old.descriptor)
+        path, files = self._path, old.files
         with old:
             try:
                 old.close(time.time_ns(), "rotate")
@@ -138,9 +143,27 @@ class Rotation:
                 return
         keep = self._options.keep
         if keep is not None:
-            self._made.append((path, status))
+            self._made.append((path, files))
         while keep is not None and len(self._made) >= keep:
             remove(*self._made.pop(0))
+        self._read.append((path, files))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Take away what readers kept beside files that have ended, where they let go of it."""
+        self._read = [one for one in self._read if not tidy(*one)]
+
+
+def _look(watch: Watch) -> None:
+    """Let it tell what there was up to now; one that misses what it does not see at once rests no longer."""
+    if watch.told:
+        watch.look()
+        return
+    watch.working.acquire()
+    try:
+        watch.look()
+    finally:
+        watch.working.release()
 
 
 def _begun(facts: Facts, since_ns: int) -> Facts:

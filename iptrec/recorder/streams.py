@@ -88,16 +88,16 @@ class Events:
 class Side:
     """A stream beside the events.
 
-    ``there``: gives the datagrams for what is there already. ``received`` is called with the time (epoch ns) of
-    each datagram, ``missed`` where the kernel dropped some. ``sent_ns``: gives when the one was sent that was
-    received last (epoch; 0: not known), where such times are noted.
+    ``there``: gives the datagrams for what is there already. ``received`` is called with the time (epoch ns)
+    and each datagram, ``missed`` where the kernel dropped some. ``sent_ns``: gives when the one was sent that
+    was received last (epoch; 0: not known), where such times are noted.
     """
 
     socket: SideSocket
     kind: str
     detail: Mapping[str, Any]
     there: Callable[[], Iterable[bytes]] = tuple
-    received: Callable[[int], None] = lambda _: None
+    received: Callable[[int, bytes], None] = lambda *_: None
     missed: Callable[[], None] = lambda: None
     sent_ns: Callable[[], int] | None = None
 
@@ -325,7 +325,7 @@ class Streams:
                         break
                     sent_ns = None if side.sent_ns is None else side.sent_ns()
                     self._append(self.ids[side.kind], datagram, sent_ns)
-                    side.received(time.time_ns())
+                    side.received(time.time_ns(), datagram)
                 else:
                     more = True
             except OSError as error:

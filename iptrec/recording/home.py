@@ -20,7 +20,7 @@ from iptrec.files import Draft, Place, connect, held_twice, is_file
 from iptrec.recording import at_work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -113,10 +113,18 @@ class Home:
     def _foreign(self) -> RecordingError:
         return RecordingError(f"cannot write {self.path}: somebody put another file beside it")
 
+    @property
+    def files(self) -> dict[str, os.stat_result]:
+        """The recording and what is beside it by their names, while it is open."""
+        return {name: os.fstat(descriptor) for name, descriptor in self._own.items()}
+
+    @property
+    def _own(self) -> dict[str, int]:
+        return {self.path.name: self._draft.descriptor, **self._companions}
+
     def remove(self) -> None:
         """Take all files away that are still ours."""
-        own = {self.path.name: self._draft.descriptor, **self._companions}
-        for name, descriptor in own.items():
+        for name, descriptor in self._own.items():
             self._remove(name, descriptor)
 
     def close(self) -> None:
@@ -143,12 +151,42 @@ class Home:
                 self._draft.place.unlink(name)
 
 
-def remove(path: Path, made: os.stat_result) -> None:
-    """Delete a recording if it is still the file that was made, with these rights; nothing else."""
+def remove(path: Path, made: Mapping[str, os.stat_result]) -> None:
+    """Delete a recording, and what readers kept beside it, with these rights.
+
+    ``made``: `Home.files`; only what is still one of these goes.
+    """
     with contextlib.suppress(RecordingError, OSError), contextlib.closing(Place(path)) as place:
-        status = place.status(place.name)
-        if status is not None and os.path.samestat(status, made):
-            place.unlink(place.name)
+        for name, one in made.items():
+            status = place.status(name)
+            if status is not None and os.path.samestat(status, one):
+                place.unlink(name)
+
+
+def tidy(path: Path, made: Mapping[str, os.stat_result]) -> bool:
+    """Take away the log that a reader kept of a closed recording; False while one still does.
+
+    ``made``: as for `remove`; a file that is another one is let be.
+    """
+    with contextlib.ExitStack() as opened, contextlib.suppress(RecordingError, OSError):
+        place = opened.enter_context(contextlib.closing(Place(path)))
+        opened.enter_context(place.acting())
+        found = {name: place.status(name) for name in made}
+        logs = [one for name, one in found.items() if name != path.name and one is not None]
+        foreign = [
+            name for name, one in found.items() if one and not os.path.samestat(one, made[name])
+        ]
+        if foreign or not logs:
+            return True
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(place.name, flags, dir_fd=place.directory)
+        opened.callback(os.close, descriptor)
+        with contextlib.closing(connect(path, descriptor)) as connection:
+            try:
+                connection.execute("PRAGMA journal_mode = MEMORY")
+            except sqlite3.Error:
+                return False
+    return True
 
 
 @contextlib.contextmanager

@@ -42,6 +42,11 @@ class Facts:
     stop_reason: str | None = None  # "SIGINT", "duration", "command", ... ; None when cut off
     closed: bool = False  # the writer ended cleanly
 
+    @property
+    def begun(self) -> tuple[str, int]:
+        """What copies of one recording have in common; files of one recorder began one after the other."""
+        return self.uuid, self.started_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Namespace:

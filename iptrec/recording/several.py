@@ -320,8 +320,9 @@ def _free(name: str, taken: set[str]) -> str:
 
 
 def _copies(parts: Sequence[Part]) -> Iterator[tuple[str, str]]:
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, int], str] = {}
     for one in parts:
-        if one.facts.uuid in seen:
-            yield seen[one.facts.uuid], one.file
-        seen.setdefault(one.facts.uuid, one.file)
+        key = one.facts.begun
+        if key in seen:
+            yield seen[key], one.file
+        seen.setdefault(key, one.file)

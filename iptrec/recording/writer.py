@@ -25,6 +25,7 @@ from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 from iptrec.recording.zstd import Packer
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -199,6 +200,11 @@ class Writer:
             self._store()
             if self.pace.due:
                 self.commit()
+
+    @property
+    def files(self) -> dict[str, os.stat_result]:
+        """The recording and what is beside it by their names, as long as this is open."""
+        return self._home.files
 
     @property
     def event_bytes(self) -> int:

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -320,6 +321,18 @@ def test_copies_are_told(tmp_path):
         iptrec("export", "parquet", LOOPBACK, tmp_path / "copy.db", "-o", tmp_path / "x").returncode
         == 2
     )
+
+
+def test_files_of_rotation_are_no_copies(tmp_path):
+    """They are of one recorder, but begin one after the other, and no packet is in two of them."""
+    shutil.copy(LOOPBACK, tmp_path / "next.db")
+    with closing(sqlite3.connect(tmp_path / "next.db")) as recording, recording:
+        recording.execute("UPDATE recording SET started_ns = started_ns + 1")
+    done = iptrec("show", LOOPBACK, tmp_path / "next.db")
+    assert (done.returncode, done.stderr) == (0, "")
+    out = "-o", tmp_path / "out"
+    done = iptrec("export", "parquet", LOOPBACK, tmp_path / "next.db", *out)
+    assert done.returncode == 0, done.stderr
 
 
 def test_flaws_are_told_by_file(tmp_path):

@@ -191,13 +191,18 @@ def test_what_changed_under_every_listing_is_listed_later(changes, monkeypatch):
     found = Queue()
     watch = NftWatch(found.put)
     changes.tell()
-    watch.look()
-    watch.look()
+    look(watch)
+    look(watch)
     watch.stop()
     states = [found.get() for _ in range(found.qsize())]
     assert [one.parts for one in states[:-2]] == [[listing.NOT_SEEN]] * nft_watch._TRIES
     shown = [one.parts[1].content for one in states[-2:]]
     assert shown == [b"%d}" % number for number in (nft_watch._TRIES, nft_watch._TRIES + 1)]
+
+
+def look(watch):
+    """As its thread does."""
+    watch._thread.work()
 
 
 def counted(rules, *, until):
@@ -232,7 +237,7 @@ def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
     watch = NftWatch(found.put, missed=Missing())
     for _ in range(4):
         changes.tell()
-        watch.look()
+        look(watch)
     watch.stop()
     noted = [found.get() for _ in range(found.qsize())]
     assert [one.content for one in noted if isinstance(one, Retold)] == [b"text"]
@@ -241,6 +246,22 @@ def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
         "from now on rules that go before they are listed have no text in the recording, nor do the steps of"
         " packets that met them: no such right"
     )
+
+
+def test_told_at_once(changes, monkeypatch):
+    """For who cannot wait until the ruleset is listed, which is done a moment later; then all is told anew."""
+    listed = []
+    monkeypatch.setattr(listing, "ruleset", lambda **_: listed.append(GENERATION) or [GENERATION])
+    monkeypatch.setattr(retold, "told", lambda rules, **_: b"%d" % len(rules))
+    missing, found, anew = Missing(), Queue(), []
+    missing.tell_again = lambda: anew.append(True)
+    watch = NftWatch(found.put, missed=missing)
+    changes.tell()
+    watch.look()
+    assert ([one.content for one in found.queue], listed, anew) == ([b"2"], [], [True])
+    look(watch)
+    watch.stop()
+    assert listed == [GENERATION]
 
 
 @pytest.mark.usefixtures("changes")
@@ -268,7 +289,7 @@ def test_what_was_listed_while_it_changed(changes, monkeypatch, again):
     missing.again = again
     watch = NftWatch(found.put, missed=missing)
     changes.tell()
-    watch.look()
+    look(watch)
     watch.stop()
     state = [one for one in found.queue if isinstance(one, NftState)][-1]
     assert state.parts == (listed if again else [listing.NOT_SEEN])

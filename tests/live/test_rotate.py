@@ -5,7 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 import signal
+import sqlite3
 import sys
+from collections import Counter
+from contextlib import closing
 
 import pytest
 from command import IPTREC
@@ -96,6 +99,26 @@ def test_keep(lab, tmp_path, backend):
     ours = [one for one in files(tmp_path) if one not in (foreign, first)]
     assert len(ours) == 2
     assert all(map(closed, [*ours, tmp_path / "kept.db"]))
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["stays", "goes"])
+def test_a_reader_of_a_file_that_ends(lab, tmp_path, stays):
+    """What SQLite keeps for it beside the file goes once nobody reads, or with the file."""
+    child = start(lab, "icmp", "-o", tmp_path / "fr.db", "--rotate", "300ms", "--keep", "4")
+    (first,) = files(tmp_path)
+    with closing(sqlite3.connect(f"file:{first}?mode=ro", uri=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM stream").fetchone()
+        until(lambda: closed(first))
+        assert first.with_name(f"{first.name}-wal").exists()
+        if stays:
+            until(lambda: not first.exists())
+            assert [*tmp_path.glob(f"{first.name}-*")] == []
+    until(lambda: [*tmp_path.glob(f"{first.name}-*")] == [])
+    assert first.exists() != stays
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert [*tmp_path.glob("*.db-*")] == []
 
 
 def test_by_size(lab, tmp_path, backend):
@@ -210,6 +233,54 @@ def test_what_died_while_a_file_began(lab, tmp_path, backend):
     for path in files(tmp_path):
         whole = [one for one in packets(path) if one.in_ == "lo" and one.complete]
         assert {(one.verdict, one.ambiguous) for one in whole} <= {("DISCARDED", False)}, path
+
+
+CHURN = """
+n=0
+while true; do
+  $1 -I INPUT 1 -p udp --dport 9 -j ACCEPT; sleep .05
+  $1 -D INPUT 1; sleep .05
+done
+"""
+# Datagrams that a rule drops; as many as are asked for, up to a thousand a second.
+SEND_DROPPED = """
+import socket, sys, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(int(sys.argv[1])):
+    try:
+        out.sendto(b"%d" % number, ("127.0.0.1", 2000))
+    except PermissionError:  # dropped on its way out
+        pass
+    time.sleep(0.001)
+"""
+DROPPING = (
+    "*filter\n-A INPUT -p udp --dport 2000 -m comment --comment dropped -j DROP\n"
+    "-A INPUT -p udp --dport 2001 -j ACCEPT\nCOMMIT\n"
+)
+
+
+def test_rules_that_change_while_files_begin(lab, tmp_path, backend):
+    """Each file has the rules that were in force at its first event: no verdict is lost, and none is wrong."""
+    lab.restore(None, "ipv4", DROPPING, backend)
+    child = start(
+        lab, "udp", "-o", tmp_path / "fr.db", "--rotate", "40k", "--backend", backend,
+    )  # fmt: skip
+    changing = lab.popen(["sh", "-c", CHURN, "churn", f"iptables-{backend}"])
+    lab.run([sys.executable, "-c", SEND_DROPPED, "6000"])
+    changing.kill()
+    changing.wait()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    found = [one for path in files(tmp_path) for one in packets(path) if one.in_ == "lo"]
+    assert len(files(tmp_path)) > 3
+    wrong = Counter((one.verdict, one.reason) for one in found if not decided(one))
+    assert (sum(wrong.values()) <= len(files(tmp_path)), len(found)) == (True, 6000), wrong
+
+
+def decided(packet):
+    """Whether the rule that dropped it is known; not of one whose end is in the next file."""
+    last = packet.steps[-1]
+    return (packet.verdict, last.comment) == ("DROP", "dropped")
 
 
 DATED = [("fr-%Y.db", r"fr-\d{4}\.db"), ("plain.db", r"plain\.db")]

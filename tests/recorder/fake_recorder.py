@@ -221,6 +221,8 @@ class SideSocket:
 class Watch:
     """Looks at nothing."""
 
+    told = True
+
     def __init__(self, stage, found=lambda _: None):
         self._stage = stage
         self._found = found

@@ -52,6 +52,8 @@ class ToySocket:
 class NoRules:
     """There is nothing to watch."""
 
+    told = True
+
     def __init__(self):
         self.working = threading.Lock()
 

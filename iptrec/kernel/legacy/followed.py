@@ -10,7 +10,7 @@ from iptrec.kernel.legacy.saved import source_of
 from iptrec.kernel.legacy.states import SHARE, TOLD_SHARE, Seen, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from iptrec.kernel.legacy.digest import Copy, Tables
     from iptrec.kernel.legacy.printing import Printing
@@ -43,6 +43,10 @@ class Followed:
     def waits(self, family: Family, table: str) -> bool:
         """Whether a replacement has ended, as far as was read, and nobody has looked at the table since."""
         return bool(self._replacements.of(family, table).ended)
+
+    def replaces(self, tables: Iterable[tuple[Family, str]]) -> bool:
+        """Whether somebody is replacing one of some tables."""
+        return any(self._history(*one).under_way for one in tables)
 
     def settled(self, family: Family, table: str, begun: int) -> list[Replaced] | None:
         """See `History.settled`."""

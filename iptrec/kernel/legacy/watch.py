@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from iptrec.names import Family
 
 _TRIES: Final = 3
+_REPLACED_S: Final = 0.005  # a table, mostly
 _BLIND: Final = (
     "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
     " fs.inotify.max_user_instances"
@@ -92,6 +93,11 @@ class Watch:
     def working(self) -> threading.Lock:
         """Held except while it waits."""
         return self._thread.working
+
+    @property
+    def told(self) -> bool:
+        """What has gone before it is looked at nobody has seen."""
+        return False
 
     def caught_up(self, now_ns: int) -> None:
         """Nothing was changed until now, if nobody had the lock; to be called often, in any thread."""
@@ -144,7 +150,11 @@ class Watch:
         """Look at all tables at once; to be called by who holds ``working``."""
         for known in self._known.values():
             known.looked_ns = known.cost_ns = 0
-        self._thread.work()
+        for _ in range(_TRIES):
+            self._thread.work()
+            if not (self._told and self._told.replaces(self._known)):
+                break
+            time.sleep(_REPLACED_S)
         self._printing.drain()
 
     def stop(self) -> None:

@@ -93,6 +93,11 @@ def of_one_moment(parts: Iterable[Part]) -> bool:
     return any(one.kind == GENERATION for one in parts)
 
 
+def number_of(parts: Iterable[Part]) -> int | None:
+    """That of the ruleset that is listed; None where it is not of one moment."""
+    return next((int(one.content) for one in parts if one.kind == GENERATION), None)
+
+
 def broken_off(parts: Iterable[Part]) -> bool:
     """Whether nft did not print its listing to the end, as 1.0.6 may do at a table with flags, with success."""
     return any(one.kind == "nft" and not one.content.rstrip().endswith(b"}") for one in parts)

@@ -101,6 +101,10 @@ class Missed:
                 for found in transactions.dumped(get, family, []) or ():
                     self._name(kind, family, found)
 
+    def tell_again(self) -> None:
+        """What was told is in another file: from now on it is told once more where it is missed again."""
+        self._known.clear()
+
     def take(self, message: netlink.Message) -> None:
         """A message that the kernel told of changes."""
         kind = message.kind - SUBSYSTEM

@@ -116,6 +116,10 @@ class NftraceSocket(Tapped):
             pass
         self._numbers.begin()
 
+    def tell_again(self) -> None:
+        """Put the number of the ruleset before the next events: they are in another file."""
+        self._numbers.begin()
+
     def stop(self) -> None:
         """Leave the groups: what is in the socket can still be received, then the number that holds."""
         self._leaving = True
@@ -149,9 +153,13 @@ class ChangeSocket(Listener):
             kind = next(netlink.messages(datagram)).kind
             if kind <= _LAST_OF_RULES:
                 self.rules_ns = time.monotonic_ns()
-            elif kind == NEWGEN:
-                self.generation = number(datagram)
+            self.generation = generation_of(datagram) or self.generation
         return datagram
+
+
+def generation_of(datagram: bytes) -> int | None:
+    """The number of a new ruleset that is told; None where something else is."""
+    return number(datagram) if next(netlink.messages(datagram)).kind == NEWGEN else None
 
 
 def waiting(changes: ChangeSocket) -> Iterator[netlink.Message | None]:

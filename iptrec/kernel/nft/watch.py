@@ -83,6 +83,7 @@ class NftWatch:
         self._until = time.time_ns()
         self._next = 0
         self._untold = False  # a change that could not be listed
+        self._due = False  # one is to be
         self._missing: list[Gone] = []  # rules that no listing has, to be told
         self._full = False  # it is said that there are too many of them
         self._ending = False
@@ -101,6 +102,11 @@ class NftWatch:
         """Held except while it waits, and the keeper does."""
         locks = [self._thread.working]
         return Together(*locks if self._keeper is None else (*locks, self._keeper.working))
+
+    @property
+    def told(self) -> bool:
+        """See `watch.Watch`."""
+        return True
 
     def baseline(self) -> NftState:
         """The ruleset as it is when recording begins; changes from now on are told."""
@@ -132,8 +138,12 @@ class NftWatch:
         self._thread.start()
 
     def look(self) -> None:
-        """Look at once; to be called by who holds ``working``."""
-        self._thread.work()
+        """Tell what rules say that no listing has up to now; to be called by who holds ``working``.
+
+        Nothing is listed, packets wait meanwhile: the watch does that a moment later. What is told from now on
+        does not rely on what was told before.
+        """
+        self._thread.work_at_once(self._tell_all)
 
     def stop(self) -> None:
         """End, whatever is listed just then; what has changed by now is left to `conclude`. Again: nothing."""
@@ -176,13 +186,23 @@ class NftWatch:
 
     def _work(self, *, last: bool) -> None:
         """Look at what was told to have changed."""
-        changed = self._drain() or self._untold
+        changed = self._drain() or self._untold or self._due
         if last:
             self._untold = changed
         elif changed:
             self._look()
         else:
             self._until = self._before
+
+    def _tell_all(self) -> None:
+        self._due |= self._drain()
+        if self._missed is None:
+            return
+        self._missing += self._missed.untold()
+        with self._costly():
+            self._tell_missing(self._until, self._waiting())
+        if self._missed is not None:
+            self._missed.tell_again()
 
     def _fail(self, error: IptrecError) -> None:
         """What the ruleset is now nobody knows, until it can be listed."""
@@ -196,6 +216,7 @@ class NftWatch:
 
     def _look(self) -> None:
         """List the ruleset that came to be just now."""
+        self._due = False
         seen = time.time_ns()
         while self._thread.ready(_QUIET_MS) or time.monotonic_ns() < self._next:
             if self._drain():
