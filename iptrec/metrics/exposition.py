@@ -30,8 +30,8 @@ class Counts:
     ``packets``: by the values of `LABELS`. ``lost``: events, ``losses``: how often there was one, both by
     their cause (`recording.rows.Loss`). ``uncounted``: chunks that a ring let go before anybody looked;
     ``failures``: recordings whose counting did not come to its end. ``oldest_ns``: receive time of the oldest
-    event that is held, None without any. ``behind_ns``: the age of the oldest event that is not counted yet.
-    ``size``: bytes. Times are ns since 1970.
+    event that is held, None without any. ``behind_ns``: the age of the oldest event that is not counted yet,
+    None where that is not known. ``size``: bytes. Times are ns since 1970.
     """
 
     packets: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Counts:
     uncounted: int = 0
     failures: int = 0
     size: int = 0
-    behind_ns: int = 0
+    behind_ns: int | None = 0
     oldest_ns: int | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -80,7 +80,8 @@ class Counts:
         self.uncounted += other.uncounted
         self.failures += other.failures
         self.size += other.size
-        self.behind_ns = max(self.behind_ns, other.behind_ns)
+        behind = self.behind_ns, other.behind_ns
+        self.behind_ns = None if None in behind else max(one for one in behind if one is not None)
         known = [one for one in (self.oldest_ns, other.oldest_ns) if one is not None]
         self.oldest_ns = min(known, default=None)
 
@@ -133,7 +134,8 @@ def _families(counts: Counts, started_ns: int, *, recording: bool) -> Iterator[_
     failures = "Files whose counting ended early; the counters lack their packets."
     yield _total("counting_failures", failures, counts.failures)
     behind = "Age of the oldest event that is not counted yet, 0 if there is none."
-    yield "behind_seconds", "gauge", behind, [({}, _seconds(counts.behind_ns))]
+    if counts.behind_ns is not None:
+        yield "behind_seconds", "gauge", behind, [({}, _seconds(counts.behind_ns))]
     if counts.oldest_ns is not None:
         oldest = "Time of the oldest event that the recording still holds."
         yield "oldest_event_timestamp_seconds", "gauge", oldest, [({}, _seconds(counts.oldest_ns))]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -205,14 +206,60 @@ def test_code_that_only_root_can_read(lab, tmp_path):
     assert samples(path)[("iptrec_events_total",)] > 0
 
 
-def test_counting_that_ends_early_is_told(lab, record):
-    """Its counters may be too low from then on; the recorder goes on."""
-    start, path = record
-    child = start()
+def end_counting(lab):
+    """Kill who counts."""
     until(lambda: "counter" in beside(lab).values())
     (pid,) = (pid for pid, name in beside(lab).items() if name == "counter")
     os.kill(pid, signal.SIGKILL)
-    recorder.stop(child)
+
+
+def test_counting_that_ends_early_is_told_at_once(lab, record):
+    """How far behind the counters are is not known then; the file is still replaced again and again."""
+    start, path = record
+    child = start()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    end_counting(lab)
+    until(lambda: samples(path)[("iptrec_counting_failures_total",)] == 1)
+    found, written_ns = samples(path), path.stat().st_mtime_ns
+    assert ("iptrec_behind_seconds",) not in found
+    assert found[("iptrec_recording",)] == 1
+    until(lambda: path.stat().st_mtime_ns > written_ns)
+    said = recorder.stop(child)
+    assert len(re.findall("--metrics: counting .*t.db has ended early", said)) == 1
+    assert by_rule(path, "1", "DROP") == 5
+    found = samples(path)
+    assert found[("iptrec_counting_failures_total",)] == 1
+    assert found[("iptrec_recording",)] == 0
+    assert found[("iptrec_size_bytes",)] == (path.parent / "t.db").stat().st_size
+
+
+def test_who_counts_no_longer_though_it_lives_leaves_the_file_to_age(lab, record):
+    """Its time tells then that the figures are old."""
+    start, path = record
+    start()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    (pid,) = (pid for pid, name in beside(lab).items() if name == "counter")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(1)  # ten times as long as it takes
+        written_ns = path.stat().st_mtime_ns
+        time.sleep(1)
+        assert path.stat().st_mtime_ns == written_ns
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_the_next_file_is_counted_though_the_last_one_was_not(lab, record):
+    """With --rotate counting goes on, and the failure stays told."""
+    start, path = record
+    start("--rotate", "1s")
+    end_counting(lab)
+    until(lambda: samples(path)[("iptrec_counting_failures_total",)] == 1)
+    until(lambda: "counter" in beside(lab).values())
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
     assert samples(path)[("iptrec_counting_failures_total",)] == 1
 
 
