@@ -5,6 +5,7 @@ github.com/prometheus/docs, content/docs/instrumenting/exposition_formats.md, ve
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -18,6 +19,13 @@ _CAUSES: Final = (  # of losses: 0 is told of each, or a rate would miss the fir
     "sequence", "enobufs", "truncated", "rules-gone", "logger-switched", "ring-full", "overflow",
 )  # fmt: skip
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_BEGINNING: Final = "# HELP iptrec_"
+_AT_WORK: Final = re.compile(r"^(iptrec_recording(?:\{.*\})?) 1$", re.MULTILINE)
+_FAILURES: Final = re.compile(r"^(iptrec_counting_failures_total(?:\{.*\})?) (\d+)$", re.MULTILINE)
+_PASSING: Final = re.compile(  # what is true for a moment
+    r"^(?:# (?:HELP|TYPE) )?iptrec_(?:behind_seconds|oldest_event_timestamp_seconds)\b.*\n",
+    re.MULTILINE,
+)
 _LARGEST: Final = 1 << 62
 _MOST: Final = 100_000  # of anything
 _LONGEST: Final = 1_000  # characters of a label's value
@@ -95,6 +103,22 @@ def text(counts: Counts, *, started_ns: int, recording: bool) -> str:
             given = ",".join(f'{key}="{one.translate(_ESCAPED)}"' for key, one in labels.items())
             lines.append(f"iptrec_{name}{f'{{{given}}}' if given else ''} {value}")
     return "\n".join(lines) + "\n"
+
+
+def is_ours(text: str) -> bool:
+    """Whether it is such a file."""
+    return text.startswith(_BEGINNING)
+
+
+def is_at_work(text: str) -> bool:
+    """Whether such a file says that its recorder is at work."""
+    return _AT_WORK.search(text) is not None
+
+
+def abandoned(text: str) -> str:
+    """Such a file whose keeper ended before its recorder did: counting has failed, and all is over."""
+    text = _FAILURES.sub(lambda found: f"{found[1]} {int(found[2]) + 1}", text)
+    return _AT_WORK.sub(r"\1 0", _PASSING.sub("", text))
 
 
 _Sample = tuple[dict[str, str], "int | str"]

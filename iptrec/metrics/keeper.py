@@ -203,6 +203,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # it is the recorder that ends it, by ending
     try:
         file = TextFile(Path(sys.argv[1]))
+        file.take()
         kept = _File(file, sys.argv[2])
         file.write(text(Counts(), started_ns=time.time_ns(), recording=True))
         privileges.keep(_RIGHTS)

@@ -20,6 +20,8 @@ from recorder import until
 
 from iptrec.cli import metrics
 from iptrec.kernel import process
+from iptrec.metrics.exposition import Counts, text
+from iptrec.metrics.textfile import TextFile
 
 pytestmark = pytest.mark.live
 
@@ -263,23 +265,105 @@ def test_the_next_file_is_counted_though_the_last_one_was_not(lab, record):
     assert samples(path)[("iptrec_counting_failures_total",)] == 1
 
 
-def test_the_keeper_that_ends_is_told(lab, record):
-    start, _ = record
-    child = start()
+def end_keeping(lab):
+    """Kill who keeps the file."""
     (pid,) = (pid for pid, name in beside(lab).items() if name == "keeper")
     os.kill(pid, signal.SIGKILL)
+
+
+def test_the_keeper_that_ends_is_told(lab, record):
+    """At once on stderr; in the end the file says that it is over, and that counters lack packets."""
+    start, path = record
+    child = start()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    end_keeping(lab)
     send(lab, 7, 1)
     said = until(child.stderr.readline)
     assert "--metrics: the process that counts has ended; record goes on" in said
     recorder.stop(child)
+    found = samples(path)
+    assert found[("iptrec_recording",)] == 0
+    assert found[("iptrec_counting_failures_total",)] == 1
+    assert ("iptrec_behind_seconds",) not in found
+    assert by_rule(path, "1", "DROP") == 5
+    assert sorted(one.name for one in path.parent.iterdir()) == ["iptrec.prom", "t.db"]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_file_that_is_another_ones_by_now_is_left_alone(lab, record, kept):
+    """Or that somebody has removed."""
+    start, path = record
+    child = start()
+    end_keeping(lab)
+    other = TextFile(path)
+    if kept:
+        until(lambda: not beside(lab) or "keeper" not in beside(lab).values())
+        other.take()
+        other.write(text(Counts(events=7), started_ns=0, recording=True))
+        before = path.read_text()
+    else:
+        path.unlink()
+    recorder.stop(child)
+    assert (path.read_text() == before) if kept else not path.exists()
+    other.close()
+
+
+def test_two_recorders_do_not_keep_one_file(lab, record, tmp_path):
+    """The second one is refused, by any name of the directory; the first one is not disturbed."""
+    start, path = record
+    child = start()
+    until(lambda: path.exists() and samples(path))
+    (tmp_path / "link").symlink_to(tmp_path)
+    words = [
+        "record",
+        "-o",
+        tmp_path / "u.db",
+        "--metrics",
+        tmp_path / "link/iptrec.prom",
+        "--",
+        "true",
+    ]
+    done = lab.run([*IPTREC, *map(str, words)], check=False)
+    assert done.returncode == 2
+    assert "another recorder keeps" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "u.db").exists()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    recorder.stop(child)
+    done = lab.run([*IPTREC, *map(str, words)], check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["x.prom", "link/x.prom", "y.prom", "hard.db", "soft.db"])
+def test_the_recording_is_not_read_as_counters(lab, tmp_path, name):
+    """Nor replaced by them: node_exporter reads all files of that ending."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = tmp_path / "x.prom"
+    if name == "hard.db":
+        path.write_text("")
+        (tmp_path / name).hardlink_to(path)
+    if name == "soft.db":
+        (tmp_path / name).symlink_to(path)
+    words = ["record", "--force", "-o", tmp_path / name, "--metrics", path, "--", "true"]
+    done = lab.run([*IPTREC, *map(str, words)], check=False)
+    assert done.returncode == 2
+    assert "node_exporter would read it" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("no/x.prom", "No such file or directory"), ("x.txt", r"named *.prom alone")],
+    [
+        ("no/x.prom", "No such file or directory"),
+        ("x.txt", r"named *.prom alone"),
+        ("precious.prom", "is not a file of --metrics"),
+    ],
 )
 def test_a_file_that_cannot_be_is_refused(lab, tmp_path, name, reason):
     """Before anything is recorded."""
+    (tmp_path / "precious.prom").write_text("precious")
     words = [
         "record",
         "-o",
@@ -294,6 +378,7 @@ def test_a_file_that_cannot_be_is_refused(lab, tmp_path, name, reason):
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "t.db").exists()
+    assert (tmp_path / "precious.prom").read_text() == "precious"
 
 
 def test_it_is_told_as_often_as_the_help_says():

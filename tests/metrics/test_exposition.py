@@ -7,7 +7,7 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from iptrec.metrics.exposition import LABELS, Counts, text
+from iptrec.metrics.exposition import LABELS, Counts, abandoned, is_at_work, is_ours, text
 
 HOSTILE = '-m comment --comment "a\\b\nc" \x00\x1b[31m\r\u2028{}=,#'
 COUNTS = Counts(
@@ -99,3 +99,28 @@ def test_labels_that_are_not_text_are_replaced():
         parsed(text(found, started_ns=0, recording=True))["iptrec_packets_total", "?", *LABELS[1:]]
         == 1
     )
+
+
+def test_an_abandoned_file_says_so():
+    """What is true for a moment is not known any more; all that was counted stays."""
+    before = text(COUNTS, started_ns=0, recording=True)
+    after = abandoned(before)
+    assert (is_ours(before), is_at_work(before), is_ours(after), is_at_work(after)) == (
+        True,
+        True,
+        True,
+        False,
+    )
+    expected, found = parsed(before), parsed(after)
+    expected.pop(("iptrec_behind_seconds",))
+    expected.pop(("iptrec_oldest_event_timestamp_seconds",))
+    expected[("iptrec_recording",)] = 0
+    expected[("iptrec_counting_failures_total",)] += 1
+    assert found == expected
+    assert "behind_seconds" not in after
+
+
+def test_what_nobody_knows_is_left_out():
+    found = Counts(behind_ns=None)
+    found.add(COUNTS)
+    assert ("iptrec_behind_seconds",) not in parsed(text(found, started_ns=0, recording=True))
