@@ -26,12 +26,13 @@ _PATIENCE_S: Final = 30.0  # for the last counts
 class Metrics:
     """A context manager; ``path``: of the file, None if nobody wants one. Raises `IptrecError`.
 
-    ``recording``: what may not be the same file, nor one that node_exporter would read. ``ended``: whether the
-    process is gone although the recorder is at work.
+    ``recording``: what may not be the same file, nor one that node_exporter would read. ``netns``: a label.
+    ``ended``: whether the process is gone although the recorder is at work.
     """
 
-    def __init__(self, path: Path | None, recording: Path) -> None:
+    def __init__(self, path: Path | None, recording: Path, netns: str | None) -> None:
         self._path = path
+        self._netns = netns or ""
         self._file: TextFile | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._told = ""
@@ -53,7 +54,7 @@ class Metrics:
 
         # Opened while there are rights to.
         self._file = TextFile(self._path)
-        words = iptrec(str(self._path), str(EVERY_S), module="iptrec.metrics.keeper")
+        words = iptrec(str(self._path), str(EVERY_S), self._netns, module="iptrec.metrics.keeper")
         self._child = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )

@@ -10,6 +10,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from iptrec.views.escape import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,8 +22,8 @@ _CAUSES: Final = (  # of losses: 0 is told of each, or a rate would miss the fir
 )  # fmt: skip
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _BEGINNING: Final = "# HELP iptrec_"
-_AT_WORK: Final = re.compile(r"^(iptrec_recording(?:\{.*\})?) 1$", re.MULTILINE)
-_FAILURES: Final = re.compile(r"^(iptrec_counting_failures_total(?:\{.*\})?) (\d+)$", re.MULTILINE)
+_AT_WORK: Final = re.compile(r"^(iptrec_recording\{.*\}) 1$", re.MULTILINE)
+_FAILURES: Final = re.compile(r"^(iptrec_counting_failures_total\{.*\}) (\d+)$", re.MULTILINE)
 _PASSING: Final = re.compile(  # what is true for a moment
     r"^(?:# (?:HELP|TYPE) )?iptrec_(?:behind_seconds|oldest_event_timestamp_seconds)\b.*\n",
     re.MULTILINE,
@@ -94,14 +96,19 @@ class Counts:
         self.oldest_ns = min(known, default=None)
 
 
-def text(counts: Counts, *, started_ns: int, recording: bool) -> str:
-    """The whole file. ``started_ns``: when the recorder started; ``recording``: whether it is at work."""
+def text(counts: Counts, *, started_ns: int, recording: bool, netns: str = "") -> str:
+    """The whole file. ``started_ns``: when the recorder started; ``recording``: whether it is at work.
+
+    ``netns``: the network namespace that it records, as the user named it, "" for its own. It is a label of
+    every sample: node_exporter refuses two files with the same ones. Control characters are escaped.
+    """
     lines: list[str] = []
     for name, kind, about, samples in _families(counts, started_ns, recording=recording):
         lines += [f"# HELP iptrec_{name} {about}", f"# TYPE iptrec_{name} {kind}"]
         for labels, value in samples:
-            given = ",".join(f'{key}="{one.translate(_ESCAPED)}"' for key, one in labels.items())
-            lines.append(f"iptrec_{name}{f'{{{given}}}' if given else ''} {value}")
+            every = {**labels, "netns": printable(netns)}
+            given = ",".join(f'{key}="{one.translate(_ESCAPED)}"' for key, one in every.items())
+            lines.append(f"iptrec_{name}{{{given}}} {value}")
     return "\n".join(lines) + "\n"
 
 
@@ -126,9 +133,11 @@ _Family = tuple[str, str, str, "list[_Sample]"]
 
 
 def _families(counts: Counts, started_ns: int, *, recording: bool) -> Iterator[_Family]:
+    printed: Counter[tuple[str, ...]] = Counter()  # two texts may be one when they are escaped
+    for labels, count in counts.packets.items():
+        printed[tuple(map(printable, labels))] += count
     packets: list[_Sample] = [
-        (dict(zip(LABELS, labels, strict=True)), count)
-        for labels, count in sorted(counts.packets.items())
+        (dict(zip(LABELS, labels, strict=True)), count) for labels, count in sorted(printed.items())
     ]
     decided = (
         "Packets by verdict, and by the rule that decided with its number and text at that time."
@@ -174,7 +183,10 @@ def _families(counts: Counts, started_ns: int, *, recording: bool) -> Iterator[_
 
 
 def _caused(counts: dict[str, int]) -> list[_Sample]:
-    return [({"cause": one}, n) for one, n in (dict.fromkeys(_CAUSES, 0) | counts).items()]
+    printed = Counter(dict.fromkeys(_CAUSES, 0))
+    for cause, count in counts.items():
+        printed[printable(cause)] += count
+    return [({"cause": one}, count) for one, count in printed.items()]
 
 
 def _total(name: str, about: str, value: int) -> _Family:

@@ -98,8 +98,9 @@ class _Counted:
 class _File:
     """The file, and all that was counted for it."""
 
-    def __init__(self, file: TextFile, every_s: str) -> None:
+    def __init__(self, file: TextFile, every_s: str, netns: str) -> None:
         self._file = file
+        self._netns = netns
         self._every_s = every_s
         self._ended = Counts()  # of recordings that are complete
         self._held: list[
@@ -134,6 +135,12 @@ class _File:
         for one in self._counted[:]:
             self._complete(one, early=True)
         self._write(recording=False)
+
+    def write(self, counts: Counts, *, recording: bool) -> None:
+        """Replace it. Raises `RecordingError`."""
+        self._file.write(
+            text(counts, started_ns=self._started_ns, recording=recording, netns=self._netns)
+        )
 
     def _begin(self, path: str, poll: select.poll) -> None:
         self._last, self._last_failed = path, False
@@ -183,7 +190,7 @@ class _File:
             found.oldest_ns = min((one for one in there if one is not None), default=None)
             found.behind_ns = max((one.counts.behind_ns or 0 for one in self._counted), default=0)
         try:
-            self._file.write(text(found, started_ns=self._started_ns, recording=recording))
+            self.write(found, recording=recording)
         except IptrecError as error:  # the disk may have room again in a while
             _say(str(error))
 
@@ -195,7 +202,7 @@ def _say(what: str) -> None:
 
 
 def main() -> None:
-    """Be that process: ``argv`` has the name of the file, and how often it is replaced (s).
+    """Be that process: ``argv`` has the name of the file, how often it is replaced (s), the network namespace.
 
     Its first line on stdout says why that cannot be.
     """
@@ -204,8 +211,8 @@ def main() -> None:
     try:
         file = TextFile(Path(sys.argv[1]))
         file.take()
-        kept = _File(file, sys.argv[2])
-        file.write(text(Counts(), started_ns=time.time_ns(), recording=True))
+        kept = _File(file, sys.argv[2], sys.argv[3])
+        kept.write(Counts(), recording=True)
         privileges.keep(_RIGHTS)
     except IptrecError as error:
         sys.stdout.write(f"{error}\n")

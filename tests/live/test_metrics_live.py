@@ -54,7 +54,7 @@ main()
 
 def samples(path):
     return {
-        (one.name, *one.labels.values()): one.value
+        (one.name, *(value for label, value in one.labels.items() if label != "netns")): one.value
         for family in text_string_to_metric_families(path.read_text())
         for one in family.samples
     }
@@ -166,6 +166,16 @@ def test_a_killed_recorder_is_told(lab, record):
     until(lambda: samples(path)[("iptrec_recording",)] == 0)
     assert by_rule(path, "1", "DROP") == 5
     until(lambda: not beside(lab))
+
+
+def test_the_namespace_is_told(record):
+    """As it was named."""
+    start, path = record
+    name = "/proc/self/ns/net"
+    child = start("--netns", name)
+    until(lambda: path.exists() and samples(path))
+    recorder.stop(child)
+    assert f'iptrec_recording{{netns="{name}"}} 0' in path.read_text()
 
 
 def beside(lab):
