@@ -115,13 +115,9 @@ class Metrics:
                     self._file.remove()
             except UsageError:
                 raise
-            except (
-                IptrecError
-            ) as error:  # in a directory of somebody else's: there are no rights left
-                said = (
-                    f"iptrec record: --metrics: {error}; it still says that the recorder is at work"
-                )
-                print(said, file=sys.stderr)
+            except IptrecError:  # somebody else's directory: there are no rights left
+                said = f"{self._path} still says that the recorder is at work; delete it"
+                print(f"iptrec record: --metrics: {said}", file=sys.stderr)
 
 
 def _would_be_read(recording: Path, path: Path) -> bool:

@@ -103,9 +103,7 @@ class _File:
         self._netns = netns
         self._every_s = every_s
         self._ended = Counts()  # of recordings that are complete
-        self._held: list[
-            _Counted
-        ] = []  # those that nobody counts any more, and that are still there
+        self._held: list[_Counted] = []  # that nobody counts any more, and that are there
         self._counted: list[_Counted] = []
         self._last = ""  # recording that was begun
         self._last_failed = False

@@ -17,10 +17,11 @@ import recorder
 from command import IPTREC
 from prometheus_client.parser import text_string_to_metric_families
 from recorder import until
+from rights import ROOT
 
 from iptrec.cli import metrics
 from iptrec.kernel import process
-from iptrec.metrics.exposition import Counts, text
+from iptrec.metrics.exposition import Counts, is_at_work, text
 from iptrec.metrics.textfile import TextFile
 
 pytestmark = pytest.mark.live
@@ -276,7 +277,8 @@ def test_the_next_file_is_counted_though_the_last_one_was_not(lab, record):
 
 
 def end_keeping(lab):
-    """Kill who keeps the file."""
+    """Kill who keeps the file, when it has started who counts."""
+    until(lambda: sorted(beside(lab).values()) == ["counter", "keeper"])
     (pid,) = (pid for pid, name in beside(lab).items() if name == "keeper")
     os.kill(pid, signal.SIGKILL)
 
@@ -298,6 +300,25 @@ def test_the_keeper_that_ends_is_told(lab, record):
     assert ("iptrec_behind_seconds",) not in found
     assert by_rule(path, "1", "DROP") == 5
     assert sorted(one.name for one in path.parent.iterdir()) == ["iptrec.prom", "t.db"]
+
+
+@ROOT
+@pytest.mark.parametrize("backend", ["nft"], indirect=True)
+def test_what_cannot_be_mended_is_told(lab, tmp_path, record):
+    """In a directory of somebody else's the recorder has no right to write any more."""
+    start, _ = record
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for one in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        one.chmod(0o755)
+    os.chown(theirs, 65534, 65534)
+    child = start("--metrics", theirs / "x.prom")
+    end_keeping(lab)
+    said = recorder.stop(child)
+    assert (
+        f"--metrics: {theirs / 'x.prom'} still says that the recorder is at work; delete it" in said
+    )
+    assert is_at_work((theirs / "x.prom").read_text())
 
 
 @pytest.mark.parametrize("kept", [False, True])
