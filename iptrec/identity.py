@@ -122,13 +122,15 @@ def only_root_changes(directory: int, *, sticky: bool = False) -> bool:
             )  # a name of root's cannot be changed in a sticky directory
 
 
-def open_led_by_root(path: Path) -> int | None:
+def open_led_by_root(path: Path, *, through_others: bool = False) -> int | None:
     """A directory's descriptor (O_PATH), if nobody but root can change where the path leads; else None.
 
     Every name in it is looked up by itself, in a directory that only root can change, or in a sticky one
     where the name is root's. A link has to be root's. Where we are already is taken as it is, and so is the
     directory in the end: see `only_root_changes`. Without root's rights there is nothing to be led to: the
-    path is opened as it is. Raises OSError, and `HostError` for root elsewhere than on Linux.
+    path is opened as it is. ``through_others``: directories of others may be on the way, but none of
+    their links: they lead no further than to directories of their own. Raises OSError, and `HostError` for root
+    elsewhere than on Linux.
     """
     if os.geteuid() != 0 or _alone():
         return os.open(path, _DIRECTORY)
@@ -144,7 +146,10 @@ def open_led_by_root(path: Path) -> int | None:
             found = os.open(name, _NAME, dir_fd=at)
             opened.callback(os.close, found)
             status = os.fstat(found)
-            if not (name == "/" or _leads(at, name, status)):
+            taken = name == "/" or (
+                through_others and name != ".." and stat.S_ISDIR(status.st_mode)
+            )
+            if not (taken or _leads(at, name, status)):
                 return None
             if stat.S_ISLNK(status.st_mode):
                 links += 1

@@ -161,7 +161,7 @@ def run(
     counts = options.trigger_packets is not None
     with (
         contextlib.closing(Service()) as service,
-        Metrics(metrics) as counters,
+        Metrics(metrics, options.output, options.netns) as counters,
         Lookout(options.output, stop_on, any_packet=counts) as lookout,
     ):
         served = Served(service)

@@ -5,9 +5,12 @@ github.com/prometheus/docs, content/docs/instrumenting/exposition_formats.md, ve
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +21,13 @@ _CAUSES: Final = (  # of losses: 0 is told of each, or a rate would miss the fir
     "sequence", "enobufs", "truncated", "rules-gone", "logger-switched", "ring-full", "overflow",
 )  # fmt: skip
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_BEGINNING: Final = "# HELP iptrec_"
+_AT_WORK: Final = re.compile(r"^(iptrec_recording\{.*\}) 1$", re.MULTILINE)
+_FAILURES: Final = re.compile(r"^(iptrec_counting_failures_total\{.*\}) (\d+)$", re.MULTILINE)
+_PASSING: Final = re.compile(  # what is true for a moment
+    r"^(?:# (?:HELP|TYPE) )?iptrec_(?:behind_seconds|oldest_event_timestamp_seconds)\b.*\n",
+    re.MULTILINE,
+)
 _LARGEST: Final = 1 << 62
 _MOST: Final = 100_000  # of anything
 _LONGEST: Final = 1_000  # characters of a label's value
@@ -30,8 +40,8 @@ class Counts:
     ``packets``: by the values of `LABELS`. ``lost``: events, ``losses``: how often there was one, both by
     their cause (`recording.rows.Loss`). ``uncounted``: chunks that a ring let go before anybody looked;
     ``failures``: recordings whose counting did not come to its end. ``oldest_ns``: receive time of the oldest
-    event that is held, None without any. ``behind_ns``: the age of the oldest event that is not counted yet.
-    ``size``: bytes. Times are ns since 1970.
+    event that is held, None without any. ``behind_ns``: the age of the oldest event that is not counted yet,
+    None where that is not known. ``size``: bytes. Times are ns since 1970.
     """
 
     packets: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -43,7 +53,7 @@ class Counts:
     uncounted: int = 0
     failures: int = 0
     size: int = 0
-    behind_ns: int = 0
+    behind_ns: int | None = 0
     oldest_ns: int | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -80,20 +90,42 @@ class Counts:
         self.uncounted += other.uncounted
         self.failures += other.failures
         self.size += other.size
-        self.behind_ns = max(self.behind_ns, other.behind_ns)
+        behind = self.behind_ns, other.behind_ns
+        self.behind_ns = None if None in behind else max(one for one in behind if one is not None)
         known = [one for one in (self.oldest_ns, other.oldest_ns) if one is not None]
         self.oldest_ns = min(known, default=None)
 
 
-def text(counts: Counts, *, started_ns: int, recording: bool) -> str:
-    """The whole file. ``started_ns``: when the recorder started; ``recording``: whether it is at work."""
+def text(counts: Counts, *, started_ns: int, recording: bool, netns: str = "") -> str:
+    """The whole file. ``started_ns``: when the recorder started; ``recording``: whether it is at work.
+
+    ``netns``: the network namespace that it records, as the user named it, "" for its own. It is a label of
+    every sample: node_exporter refuses two files with the same ones. Control characters are escaped.
+    """
     lines: list[str] = []
     for name, kind, about, samples in _families(counts, started_ns, recording=recording):
         lines += [f"# HELP iptrec_{name} {about}", f"# TYPE iptrec_{name} {kind}"]
         for labels, value in samples:
-            given = ",".join(f'{key}="{one.translate(_ESCAPED)}"' for key, one in labels.items())
-            lines.append(f"iptrec_{name}{f'{{{given}}}' if given else ''} {value}")
+            every = {**labels, "netns": printable(netns)}
+            given = ",".join(f'{key}="{one.translate(_ESCAPED)}"' for key, one in every.items())
+            lines.append(f"iptrec_{name}{{{given}}} {value}")
     return "\n".join(lines) + "\n"
+
+
+def is_ours(text: str) -> bool:
+    """Whether it is such a file."""
+    return text.startswith(_BEGINNING)
+
+
+def is_at_work(text: str) -> bool:
+    """Whether such a file says that its recorder is at work."""
+    return _AT_WORK.search(text) is not None
+
+
+def abandoned(text: str) -> str:
+    """Such a file whose keeper ended before its recorder did: counting has failed, and all is over."""
+    text = _FAILURES.sub(lambda found: f"{found[1]} {int(found[2]) + 1}", text)
+    return _AT_WORK.sub(r"\1 0", _PASSING.sub("", text))
 
 
 _Sample = tuple[dict[str, str], "int | str"]
@@ -101,9 +133,11 @@ _Family = tuple[str, str, str, "list[_Sample]"]
 
 
 def _families(counts: Counts, started_ns: int, *, recording: bool) -> Iterator[_Family]:
+    printed: Counter[tuple[str, ...]] = Counter()  # two texts may be one when they are escaped
+    for labels, count in counts.packets.items():
+        printed[tuple(map(printable, labels))] += count
     packets: list[_Sample] = [
-        (dict(zip(LABELS, labels, strict=True)), count)
-        for labels, count in sorted(counts.packets.items())
+        (dict(zip(LABELS, labels, strict=True)), count) for labels, count in sorted(printed.items())
     ]
     decided = (
         "Packets by verdict, and by the rule that decided with its number and text at that time."
@@ -133,7 +167,8 @@ def _families(counts: Counts, started_ns: int, *, recording: bool) -> Iterator[_
     failures = "Files whose counting ended early; the counters lack their packets."
     yield _total("counting_failures", failures, counts.failures)
     behind = "Age of the oldest event that is not counted yet, 0 if there is none."
-    yield "behind_seconds", "gauge", behind, [({}, _seconds(counts.behind_ns))]
+    if counts.behind_ns is not None:
+        yield "behind_seconds", "gauge", behind, [({}, _seconds(counts.behind_ns))]
     if counts.oldest_ns is not None:
         oldest = "Time of the oldest event that the recording still holds."
         yield "oldest_event_timestamp_seconds", "gauge", oldest, [({}, _seconds(counts.oldest_ns))]
@@ -148,7 +183,10 @@ def _families(counts: Counts, started_ns: int, *, recording: bool) -> Iterator[_
 
 
 def _caused(counts: dict[str, int]) -> list[_Sample]:
-    return [({"cause": one}, n) for one, n in (dict.fromkeys(_CAUSES, 0) | counts).items()]
+    printed = Counter(dict.fromkeys(_CAUSES, 0))
+    for cause, count in counts.items():
+        printed[printable(cause)] += count
+    return [({"cause": one}, count) for one, count in printed.items()]
 
 
 def _total(name: str, about: str, value: int) -> _Family:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,12 @@ import recorder
 from command import IPTREC
 from prometheus_client.parser import text_string_to_metric_families
 from recorder import until
+from rights import ROOT
 
 from iptrec.cli import metrics
 from iptrec.kernel import process
+from iptrec.metrics.exposition import Counts, is_at_work, text
+from iptrec.metrics.textfile import TextFile
 
 pytestmark = pytest.mark.live
 
@@ -51,7 +55,7 @@ main()
 
 def samples(path):
     return {
-        (one.name, *one.labels.values()): one.value
+        (one.name, *(value for label, value in one.labels.items() if label != "netns")): one.value
         for family in text_string_to_metric_families(path.read_text())
         for one in family.samples
     }
@@ -165,6 +169,16 @@ def test_a_killed_recorder_is_told(lab, record):
     until(lambda: not beside(lab))
 
 
+def test_the_namespace_is_told(record):
+    """As it was named."""
+    start, path = record
+    name = "/proc/self/ns/net"
+    child = start("--netns", name)
+    until(lambda: path.exists() and samples(path))
+    recorder.stop(child)
+    assert f'iptrec_recording{{netns="{name}"}} 0' in path.read_text()
+
+
 def beside(lab):
     """Processes that keep the file, or count for it."""
     return {
@@ -205,34 +219,182 @@ def test_code_that_only_root_can_read(lab, tmp_path):
     assert samples(path)[("iptrec_events_total",)] > 0
 
 
-def test_counting_that_ends_early_is_told(lab, record):
-    """Its counters may be too low from then on; the recorder goes on."""
-    start, path = record
-    child = start()
+def end_counting(lab):
+    """Kill who counts."""
     until(lambda: "counter" in beside(lab).values())
     (pid,) = (pid for pid, name in beside(lab).items() if name == "counter")
     os.kill(pid, signal.SIGKILL)
-    recorder.stop(child)
+
+
+def test_counting_that_ends_early_is_told_at_once(lab, record):
+    """How far behind the counters are is not known then; the file is still replaced again and again."""
+    start, path = record
+    child = start()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    end_counting(lab)
+    until(lambda: samples(path)[("iptrec_counting_failures_total",)] == 1)
+    found, written_ns = samples(path), path.stat().st_mtime_ns
+    assert ("iptrec_behind_seconds",) not in found
+    assert found[("iptrec_recording",)] == 1
+    until(lambda: path.stat().st_mtime_ns > written_ns)
+    said = recorder.stop(child)
+    assert len(re.findall("--metrics: counting .*t.db has ended early", said)) == 1
+    assert by_rule(path, "1", "DROP") == 5
+    found = samples(path)
+    assert found[("iptrec_counting_failures_total",)] == 1
+    assert found[("iptrec_recording",)] == 0
+    assert found[("iptrec_size_bytes",)] == (path.parent / "t.db").stat().st_size
+
+
+def test_who_counts_no_longer_though_it_lives_leaves_the_file_to_age(lab, record):
+    """Its time tells then that the figures are old."""
+    start, path = record
+    start()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    (pid,) = (pid for pid, name in beside(lab).items() if name == "counter")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(1)  # ten times as long as it takes
+        written_ns = path.stat().st_mtime_ns
+        time.sleep(1)
+        assert path.stat().st_mtime_ns == written_ns
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_the_next_file_is_counted_though_the_last_one_was_not(lab, record):
+    """With --rotate counting goes on, and the failure stays told."""
+    start, path = record
+    start("--rotate", "1s")
+    end_counting(lab)
+    until(lambda: samples(path)[("iptrec_counting_failures_total",)] == 1)
+    until(lambda: "counter" in beside(lab).values())
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
     assert samples(path)[("iptrec_counting_failures_total",)] == 1
 
 
-def test_the_keeper_that_ends_is_told(lab, record):
-    start, _ = record
-    child = start()
+def end_keeping(lab):
+    """Kill who keeps the file, when it has started who counts."""
+    until(lambda: sorted(beside(lab).values()) == ["counter", "keeper"])
     (pid,) = (pid for pid, name in beside(lab).items() if name == "keeper")
     os.kill(pid, signal.SIGKILL)
+
+
+def test_the_keeper_that_ends_is_told(lab, record):
+    """At once on stderr; in the end the file says that it is over, and that counters lack packets."""
+    start, path = record
+    child = start()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    end_keeping(lab)
     send(lab, 7, 1)
     said = until(child.stderr.readline)
     assert "--metrics: the process that counts has ended; record goes on" in said
     recorder.stop(child)
+    found = samples(path)
+    assert found[("iptrec_recording",)] == 0
+    assert found[("iptrec_counting_failures_total",)] == 1
+    assert ("iptrec_behind_seconds",) not in found
+    assert by_rule(path, "1", "DROP") == 5
+    assert sorted(one.name for one in path.parent.iterdir()) == ["iptrec.prom", "t.db"]
+
+
+@ROOT
+@pytest.mark.parametrize("backend", ["nft"], indirect=True)
+def test_what_cannot_be_mended_is_told(lab, tmp_path, record):
+    """In a directory of somebody else's the recorder has no right to write any more."""
+    start, _ = record
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for one in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        one.chmod(0o755)
+    os.chown(theirs, 65534, 65534)
+    child = start("--metrics", theirs / "x.prom")
+    end_keeping(lab)
+    said = recorder.stop(child)
+    assert (
+        f"--metrics: {theirs / 'x.prom'} still says that the recorder is at work; delete it" in said
+    )
+    assert is_at_work((theirs / "x.prom").read_text())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_file_that_is_another_ones_by_now_is_left_alone(lab, record, kept):
+    """Or that somebody has removed."""
+    start, path = record
+    child = start()
+    end_keeping(lab)
+    other = TextFile(path)
+    if kept:
+        until(lambda: not beside(lab) or "keeper" not in beside(lab).values())
+        other.take()
+        other.write(text(Counts(events=7), started_ns=0, recording=True))
+        before = path.read_text()
+    else:
+        path.unlink()
+    recorder.stop(child)
+    assert (path.read_text() == before) if kept else not path.exists()
+    other.close()
+
+
+def test_two_recorders_do_not_keep_one_file(lab, record, tmp_path):
+    """The second one is refused, by any name of the directory; the first one is not disturbed."""
+    start, path = record
+    child = start()
+    until(lambda: path.exists() and samples(path))
+    (tmp_path / "link").symlink_to(tmp_path)
+    words = [
+        "record",
+        "-o",
+        tmp_path / "u.db",
+        "--metrics",
+        tmp_path / "link/iptrec.prom",
+        "--",
+        "true",
+    ]
+    done = lab.run([*IPTREC, *map(str, words)], check=False)
+    assert done.returncode == 2
+    assert "another recorder keeps" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "u.db").exists()
+    send(lab, 7, 5)
+    until(lambda: by_rule(path, "1", "DROP") == 5)
+    recorder.stop(child)
+    done = lab.run([*IPTREC, *map(str, words)], check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["x.prom", "link/x.prom", "y.prom", "hard.db", "soft.db"])
+def test_the_recording_is_not_read_as_counters(lab, tmp_path, name):
+    """Nor replaced by them: node_exporter reads all files of that ending."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = tmp_path / "x.prom"
+    if name == "hard.db":
+        path.write_text("")
+        (tmp_path / name).hardlink_to(path)
+    if name == "soft.db":
+        (tmp_path / name).symlink_to(path)
+    words = ["record", "--force", "-o", tmp_path / name, "--metrics", path, "--", "true"]
+    done = lab.run([*IPTREC, *map(str, words)], check=False)
+    assert done.returncode == 2
+    assert "node_exporter would read it" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("no/x.prom", "No such file or directory"), ("x.txt", r"named *.prom alone")],
+    [
+        ("no/x.prom", "No such file or directory"),
+        ("x.txt", r"named *.prom alone"),
+        ("precious.prom", "is not a file of --metrics"),
+    ],
 )
 def test_a_file_that_cannot_be_is_refused(lab, tmp_path, name, reason):
     """Before anything is recorded."""
+    (tmp_path / "precious.prom").write_text("precious")
     words = [
         "record",
         "-o",
@@ -247,6 +409,7 @@ def test_a_file_that_cannot_be_is_refused(lab, tmp_path, name, reason):
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "t.db").exists()
+    assert (tmp_path / "precious.prom").read_text() == "precious"
 
 
 def test_it_is_told_as_often_as_the_help_says():

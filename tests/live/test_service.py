@@ -35,6 +35,14 @@ for i in 1 2 3 4 5; do
     nft delete rule ip f i handle $(cat /h)
 done
 """
+# As soon as the recorder catches SIGTERM, proc(5).
+STOPPED_EARLY = r"""
+systemctl start --no-block "$1"
+until pid=$(systemctl show --value --property=MainPID "$1"); [ "$pid" != 0 ]; do :; done
+until grep -qx iptrec "/proc/$pid/comm"; do :; done
+until grep -q '^SigCgt:.*[4-7c-f][0-9a-f]\{3\}$' "/proc/$pid/status"; do :; done
+systemctl stop "$1"
+"""
 # Of root, and somebody else's, who has had a socket for longer than the recorder.
 WAITS = """
 import socket, sys
@@ -180,6 +188,32 @@ def test_a_killed_service_leaves_nothing(unit, whom):
 
 
 @ROOT
+@pytest.mark.parametrize("backend", ["nft"], indirect=True)
+def test_stopping_before_it_is_ready_is_no_failure(unit):
+    """The recorder ends by status 143 where it has recorded nothing yet."""
+    unit.run("sh", "-c", STOPPED_EARLY, "sh", UNIT)
+    assert (state(unit), state(unit, "Result")) == ("inactive", "success")
+
+
+@ROOT
+@pytest.mark.parametrize("backend", ["nft"], indirect=True)
+def test_what_can_never_start_is_given_up(unit):
+    """It is tried a few times, since its reason may pass."""
+    directory = f"/run/systemd/system/{UNIT}.d"
+    unit.run("mkdir", "-p", directory)
+    unit.write(f"{directory}/soon.conf", "[Service]\nRestartSec=2500ms\n")
+    unit.configure("t", "OPTIONS=--no-such-option")
+    try:
+        unit.run("systemctl", "daemon-reload")
+        assert not unit.run("systemctl", "start", UNIT, check=False)
+        until(lambda: state(unit) == "failed")
+        assert int(state(unit, "NRestarts")) == 5
+        assert state(unit, "ExecMainStatus") == "2"
+    finally:
+        unit.run("sh", "-c", f"rm -r {directory}; systemctl daemon-reload")
+
+
+@ROOT
 def test_the_service_can_record_another_namespace(unit, backend):
     """With the right to enter it, as docs/service.md has it."""
     unit.run("sh", "-c", "ip netns add far; ip -n far link set lo up")
@@ -228,7 +262,7 @@ def test_the_service_stops_by_itself(unit, backend):
     assert info(unit, *files(unit))["recording"]["stop_reason"] == "stop-on"
     counts = unit.run("cat", prom)
     assert re.search(r'^iptrec_packets_total\{verdict="ACCEPT",.*\} [1-9]', counts, re.MULTILINE)
-    assert counts.endswith("iptrec_recording 0\n")
+    assert counts.endswith('iptrec_recording{netns=""} 0\n')
 
 
 @ROOT

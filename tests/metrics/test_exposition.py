@@ -7,9 +7,10 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from iptrec.metrics.exposition import LABELS, Counts, text
+from iptrec.metrics.exposition import LABELS, Counts, abandoned, is_at_work, is_ours, text
 
 HOSTILE = '-m comment --comment "a\\b\nc" \x00\x1b[31m\r\u2028{}=,#'
+PRINTED = r'-m comment --comment "a\b\x0ac" \x00\x1b[31m\x0d\u2028{}=,#'
 COUNTS = Counts(
     packets={
         ("DROP", "ipv4", "filter", "INPUT", "1", HOSTILE): 3,
@@ -34,7 +35,7 @@ def parsed(written):
     assert all(one.documentation and one.type != "unknown" for one in families)
     found = {}
     for sample in (sample for family in families for sample in family.samples):
-        key = sample.name, *sample.labels.values()
+        key = sample.name, *(one for label, one in sample.labels.items() if label != "netns")
         assert key not in found
         found[key] = sample.value
     return found
@@ -42,7 +43,7 @@ def parsed(written):
 
 def test_it_is_read_back():
     found = parsed(text(COUNTS, started_ns=1_500_000_000, recording=True))
-    assert found["iptrec_packets_total", "DROP", "ipv4", "filter", "INPUT", "1", HOSTILE] == 3
+    assert found["iptrec_packets_total", "DROP", "ipv4", "filter", "INPUT", "1", PRINTED] == 3
     assert found["iptrec_packets_total", "ACCEPT", "ipv6", "inet fw", "in", "policy", ""] == 1 << 60
     assert found["iptrec_events_lost_total", "sequence"] == 7
     assert found["iptrec_events_lost_total", "new one"] == 1
@@ -99,3 +100,49 @@ def test_labels_that_are_not_text_are_replaced():
         parsed(text(found, started_ns=0, recording=True))["iptrec_packets_total", "?", *LABELS[1:]]
         == 1
     )
+
+
+def test_an_abandoned_file_says_so():
+    """What is true for a moment is not known any more; all that was counted stays."""
+    before = text(COUNTS, started_ns=0, recording=True)
+    after = abandoned(before)
+    assert (is_ours(before), is_at_work(before), is_ours(after), is_at_work(after)) == (
+        True,
+        True,
+        True,
+        False,
+    )
+    expected, found = parsed(before), parsed(after)
+    expected.pop(("iptrec_behind_seconds",))
+    expected.pop(("iptrec_oldest_event_timestamp_seconds",))
+    expected[("iptrec_recording",)] = 0
+    expected[("iptrec_counting_failures_total",)] += 1
+    assert found == expected
+    assert "behind_seconds" not in after
+
+
+def test_what_nobody_knows_is_left_out():
+    found = Counts(behind_ns=None)
+    found.add(COUNTS)
+    assert ("iptrec_behind_seconds",) not in parsed(text(found, started_ns=0, recording=True))
+
+
+def test_every_sample_has_the_namespace():
+    """Else node_exporter takes those of two recorders for one and refuses them all."""
+    for netns in ("", "web", 'a"\\b'):
+        written = text(COUNTS, started_ns=0, recording=True, netns=netns)
+        families = text_string_to_metric_families(written)
+        assert {one.labels["netns"] for family in families for one in family.samples} == {netns}
+
+
+def test_nothing_moves_a_cursor():
+    r"""Whoever looks at the file in a terminal; what is equal then is one sample."""
+    labels = LABELS[1:]
+    both = Counts(
+        packets={("a\x1b", *labels): 1, (r"a\x1b", *labels): 2}, lost={"\r": 1, r"\x0d": 4}
+    )
+    written = text(both, started_ns=0, recording=True, netns="\x1b[31m")
+    assert all(line.isprintable() for line in written.split("\n"))
+    found = parsed(written)
+    assert found["iptrec_packets_total", r"a\x1b", *labels] == 3
+    assert found["iptrec_events_lost_total", r"\x0d"] == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from rights import ROOT
 
-from iptrec.errors import RecordingError, UsageError
+from iptrec.errors import IptrecError, RecordingError, UsageError
+from iptrec.metrics import exposition, textfile
 from iptrec.metrics.textfile import TextFile
 
 
@@ -43,6 +45,87 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     path.symlink_to(target)
     TextFile(path).write("new")
     assert (target.read_text(), path.is_symlink(), path.read_text()) == ("kept", False, "new")
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc/passwd")]
+)
+def test_what_is_no_file_of_ours_is_not_taken(tmp_path, make):
+    path = tmp_path / "a.prom"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(IptrecError, match=r"not a file of --metrics|Is a directory"):
+        TextFile(path).take()
+    assert path.lstat() == before
+
+
+@pytest.mark.parametrize("text", ["precious", "# HELP node_x"])
+def test_a_file_of_something_else_is_not_taken(tmp_path, text):
+    path = tmp_path / "a.prom"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="is not a file of --metrics"):
+        TextFile(path).take()
+    assert path.read_text() == text
+
+
+def counts(*, recording):
+    return exposition.text(exposition.Counts(), started_ns=0, recording=recording)
+
+
+def test_a_file_is_kept_by_one(tmp_path, monkeypatch):
+    """However often it is replaced, and until its keeper lets go; nothing else lies beside it."""
+    monkeypatch.setattr(textfile, "_PATIENCE_S", 0.1)
+    path = tmp_path / "a.prom"
+    first, second = TextFile(path), TextFile(path)
+    assert first.take() == ""
+    for _ in range(3):
+        first.write(counts(recording=True))
+        with pytest.raises(UsageError, match="another recorder keeps"):
+            second.take()
+    first.close()
+    assert second.take() == counts(recording=True)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.prom"]
+
+
+def test_one_that_is_about_to_end_is_waited_for(tmp_path):
+    path = tmp_path / "a.prom"
+    first = TextFile(path)
+    first.take()
+    first.write(counts(recording=True))
+    ending = threading.Timer(0.3, first.close)
+    ending.start()
+    TextFile(path).take()
+    ending.join()
+
+
+def test_a_stranger_who_locks_what_has_ended_keeps_nobody_away(tmp_path, monkeypatch):
+    """Everybody may read the file, and who reads may lock."""
+    monkeypatch.setattr(textfile, "_PATIENCE_S", 0.1)
+    path = tmp_path / "a.prom"
+    path.write_text(counts(recording=False))
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        TextFile(path).take()
+
+
+@ROOT
+@pytest.mark.parametrize("whose", [0, 65534])
+def test_root_is_not_led_by_the_links_of_others(tmp_path, whose):
+    """A directory of theirs may be on the way; in a directory that only root changes, a link may be."""
+    for one in (tmp_path.parent, tmp_path.parent.parent):
+        one.chmod(0o755)
+    theirs, target = tmp_path / "theirs", tmp_path / "target"
+    (theirs / "inner").mkdir(parents=True)
+    target.mkdir()
+    (theirs / "link").symlink_to(target)
+    os.chown(theirs, whose, whose)
+    os.chown(theirs / "link", whose, whose, follow_symlinks=False)
+    TextFile(theirs / "inner" / "a.prom").close()
+    if whose:
+        with pytest.raises(RecordingError, match="can change a link"):
+            TextFile(theirs / "link" / "a.prom")
+    else:
+        TextFile(theirs / "link" / "a.prom").close()
 
 
 def test_nothing_stays_where_it_cannot_be_written(tmp_path):
