@@ -28,7 +28,7 @@ from iptrec.packets.drop_groups import NONE
 from iptrec.packets.drop_records import Cause, DropRecords, Records, one_of
 from iptrec.packets.ends import DISCARDED
 from iptrec.packets.in_flight import EQUAL
-from iptrec.packets.outcome import PERHAPS
+from iptrec.packets.outcome import PERHAPS, rules_not_known
 from iptrec.packets.remade import Remade
 
 if TYPE_CHECKING:
@@ -135,9 +135,18 @@ def _ended(
     mixed = np.array([EQUAL in (one.doubt or "") for one in assembly.outcomes])
     mixed = mixed[assembly.outcome]
     unseen = netfilter & unsure[found.record]
-    choices = [elsewhere, copied, mixed[found.traversal], unseen, np.ones_like(copied)]
+    unread = np.array([rules_not_known(one) for one in assembly.outcomes])[assembly.outcome]
+    unread = netfilter & unread[found.traversal]
+    choices = [elsewhere, copied, mixed[found.traversal], unread, unseen, np.ones_like(copied)]
     which = np.select(choices, range(len(choices)))
-    makes = (_or_elsewhere, _one_of_its_copies, _or_its_equal, _by_a_lost_rule, _lost)
+    makes = (
+        _or_elsewhere,
+        _one_of_its_copies,
+        _or_its_equal,
+        _by_an_unread_rule,
+        _by_a_lost_rule,
+        _lost,
+    )
     for number, make in enumerate(makes):
         one = order[which[order] == number]
         record, traversal = found.record[one], found.traversal[one]
@@ -210,6 +219,11 @@ def _or_elsewhere(before: Outcome, cause: Cause) -> Outcome:
 def _or_its_equal(before: Outcome, cause: Cause) -> Outcome:
     """An outcome of a packet whose steps may be those of an equal one: then so may be its end."""
     return replace(before, death=cause.death(sure=False))
+
+
+def _by_an_unread_rule(before: Outcome, cause: Cause) -> Outcome:
+    """An outcome of a packet that netfilter dropped, and that met rules of which nobody knows what they do."""
+    return _in_doubt(before, cause, "netfilter dropped it, perhaps by a rule of these")
 
 
 def _by_a_lost_rule(before: Outcome, cause: Cause) -> Outcome:

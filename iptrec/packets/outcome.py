@@ -197,6 +197,13 @@ def _accepted_by(book: Book, path: tuple[int, ...]) -> int | None:
     return (filtered or accepted or [len(path) - 1])[-1]
 
 
+def rules_not_known(outcome: Outcome) -> bool:
+    """Whether it is not whole because nobody knows the rules of a table at that time."""
+    before, behind = NOT_KNOWN.split("{}")
+    reason = outcome.reason or ""
+    return reason.startswith(before) and behind in reason
+
+
 def _why_broken(book: Book, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
     """Why it was not seen as a whole, but for its end."""
     if unseen := unseen_table(book, branch.path):

@@ -296,6 +296,18 @@ def test_a_rule_whose_event_was_lost(lost_ns, told):
     assert ("whose event was lost" in (found.reason or "")) is (told == PERHAPS)
 
 
+def test_a_rule_whose_text_is_not_known():
+    """Netfilter dropped the packet, and that rule may have: that none tells of it is not known."""
+    event = "filter:FORWARD:rule:1", ONE, {"indev": 2, "outdev": 3, "stamp_ns": BEGIN}
+    made = recorded([*arrived(ONE), event], [dropped(ONE, reason=BY_RULES, place=2)])
+    made.ruleset("filter", kind="iptables-unknown", time_ns=1, after_ns=0)
+    (found,) = Packets(made)
+    assert (found.verdict, found.end and found.end.sure) == ("UNKNOWN", False)
+    assert found.reason == (
+        "the rules of table filter at that time are not known; netfilter dropped it, perhaps by a rule of these"
+    )
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_whose_it_was(case):
     events, drops, expected = CASES[case]

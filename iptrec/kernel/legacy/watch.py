@@ -155,6 +155,10 @@ class Watch:
             if not (self._told and self._told.replaces(self._known)):
                 break
             time.sleep(_REPLACED_S)
+        else:  # the new rules may be in force already
+            for one, known in self._known.items():
+                if self._told is not None:
+                    self._told.finish(*one, known)
         self._printing.drain()
 
     def stop(self) -> None:

@@ -32,7 +32,8 @@ _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
 _WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever
-# In the end somebody waits: for what is told without a listing, which comes to an end, then for one listing.
+# In the end of a file somebody waits for what is told without a listing, which comes to an end; in the last
+# one then for one listing.
 _LAST_S, _LAST_LISTING_S = 2.5, 1.0
 _TOLD_AT_ONCE: Final = (
     500  # rules: where time runs out those before are told; it takes 0.2 s and 1 ms a rule
@@ -200,7 +201,7 @@ class NftWatch:
             return
         self._missing += self._missed.untold()
         with self._costly():
-            self._tell_missing(self._until, self._waiting())
+            self._tell_missing(self._until, Deadline(_LAST_S), later=True)
         if self._missed is not None:
             self._missed.tell_again()
 
@@ -274,14 +275,14 @@ class NftWatch:
             now = time.monotonic_ns()
             self._next = max(now, self._next) + _SHARE * (_spent_ns() - spent)
 
-    def _tell_missing(self, after_ns: int, until: Deadline) -> None:
-        """Hand over what rules say that no listing has; where that cannot be, not even later on."""
+    def _tell_missing(self, after_ns: int, until: Deadline, *, later: bool = False) -> None:
+        """Hand over what rules say that no listing has; where that cannot be, not even ``later`` on."""
         while self._missing:
             some = self._missing[:_TOLD_AT_ONCE]
             try:
                 content = retold.told(some, until=until)
             except HostError as error:
-                if self._ending:  # by `stop`: they are told in the end
+                if self._ending or later:  # by `stop`: they are told in the end
                     return
                 self._missed = None
                 self._found(HostError(f"{_WITHOUT_TEXT}: {error}"))
