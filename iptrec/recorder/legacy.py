@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 _STREAM: Final = "nflog"
 _UNTOLD: Final = "changes of rules are found by looking, replacements of tables are not told: {}"
 _TABLE: Final = re.compile(rb"^\*(.+)$", re.MULTILINE)
-_QUOTED: Final = re.compile(
-    rb' "(?:[^"\\]|\\.)*"(?=[ \n])', re.DOTALL
-)  # may hold what looks like lines
+# What is quoted may hold what looks like lines.
+_QUOTED: Final = re.compile(rb' "(?:[^"\\]|\\.)*"(?=[ \n])', re.DOTALL)
 _TRIES: Final = 3  # to list rules that somebody changes meanwhile
 
 
