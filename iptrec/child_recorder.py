@@ -97,17 +97,10 @@ def record(
     recorder is killed; `RecordingError` where the file cannot be written.
     """
     told = arguments.function("progress", progress or (lambda _: None))
-    order = _Order(
-        output=_uncompressed(arguments.file("output", output)),
-        filter=None if filter is None else arguments.text("filter", filter),
-        duration_s=None if duration is None else arguments.seconds("duration", duration),
-        packets=None if packets is None else arguments.count("packets", packets),
-        netns=None if netns is None else arguments.namespace("netns", netns),
-        backend=arguments.one_of("backend", backend, BACKEND_CHOICES),
-        drops=arguments.one_of("drops", drops, DROPS_CHOICES),
-        command=() if command is None else arguments.words("command", command),
-        force=arguments.yes_or_no("force", force),
-    )
+    order = _order(
+        output, filter=filter, duration=duration, packets=packets, netns=netns, backend=backend,
+        drops=drops, command=command, force=force,
+    )  # fmt: skip
     return _recorded(order, _outcome(order, told))
 
 
@@ -127,17 +120,7 @@ class Running:
         backend: BackendChoice = "auto",
         drops: DropsChoice = "auto",
     ) -> None:
-        self._order = _Order(
-            output=_uncompressed(arguments.file("output", output)),
-            filter=None if filter is None else arguments.text("filter", filter),
-            duration_s=None,
-            packets=None,
-            netns=None if netns is None else arguments.namespace("netns", netns),
-            backend=arguments.one_of("backend", backend, BACKEND_CHOICES),
-            drops=arguments.one_of("drops", drops, DROPS_CHOICES),
-            command=(),
-            force=False,
-        )
+        self._order = _order(output, filter=filter, netns=netns, backend=backend, drops=drops)
         try:
             self._output = Path(self._order.output).absolute()
             self._child, self._pipe = _started(self._order)
@@ -168,6 +151,32 @@ class Running:
             raise
         self._pipe.close()
         return answer
+
+
+def _order(
+    output: str | os.PathLike[str],
+    *,
+    filter: str | None,
+    netns: str | int | os.PathLike[str] | None,
+    backend: BackendChoice,
+    drops: DropsChoice,
+    duration: float | None = None,
+    packets: int | None = None,
+    command: Sequence[str | os.PathLike[str]] | None = None,
+    force: bool = False,
+) -> _Order:
+    """What was asked for, as it can be handed on. Raises `UsageError`."""
+    return _Order(
+        output=_uncompressed(arguments.file("output", output)),
+        filter=None if filter is None else arguments.text("filter", filter),
+        duration_s=None if duration is None else arguments.seconds("duration", duration),
+        packets=None if packets is None else arguments.count("packets", packets),
+        netns=None if netns is None else arguments.namespace("netns", netns),
+        backend=arguments.one_of("backend", backend, BACKEND_CHOICES),
+        drops=arguments.one_of("drops", drops, DROPS_CHOICES),
+        command=() if command is None else arguments.words("command", command),
+        force=arguments.yes_or_no("force", force),
+    )
 
 
 def _recorded(order: _Order, outcome: dict[str, Any]) -> Recorded:

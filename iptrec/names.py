@@ -34,6 +34,8 @@ BACKEND_CHOICES: Final[tuple[str, ...]] = get_args(BackendChoice)
 DropsChoice = Literal["auto", "yes", "no"]
 DROPS_CHOICES: Final[tuple[str, ...]] = get_args(DropsChoice)
 
+COMMENT: Final = "iptrec:"  # how the comment of a recorder's rule begins; its uuid follows
+
 AF_INET: Final = 2
 AF_BRIDGE: Final = 7
 AF_INET6: Final = 10

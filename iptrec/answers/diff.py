@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from iptrec.answers.nft_numbers import numeric
 from iptrec.decode.rulesets.jumps import in_new_names
 from iptrec.decode.rulesets.types import OF_IPTABLES
+from iptrec.names import COMMENT
 from iptrec.rulesets.table_names import called, family_of, plain, tell_backends
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _specs(chain: Chain, renamed: Mapping[str, str]) -> list[str]:
 
 def _own(rule: Rule) -> bool:
     """Whether it is a recorder's: one that traces, or that accepts in a chain of its own."""
-    return rule.target in ("TRACE", "ACCEPT") and (rule.comment or "").startswith("iptrec:")
+    return rule.target in ("TRACE", "ACCEPT") and (rule.comment or "").startswith(COMMENT)
 
 
 def _rules(

@@ -10,7 +10,7 @@ from iptrec.cli.typed import Place, option
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    Words = Iterable[tuple[str, str]]  # with a remark, "" for none
+    from iptrec.cli.recorded_names import Words
 _VALUES: Final = "values"
 _RECORDINGS: Final = "files .db .db.gz"
 _FILES: Final = "files"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.recording.reader import Reader
     from iptrec.rulesets.listed import Chains
 
-    Words = Iterable[tuple[str, str]]
+    Words = Iterable[tuple[str, str]]  # with a remark, "" for none
 
 _SQLITE: Final = b"SQLite format 3\0"
 

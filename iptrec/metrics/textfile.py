@@ -26,9 +26,8 @@ _MODE: Final = 0o644
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAMED: Final = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LARGEST: Final = 1 << 26  # bytes of ours
-_PATIENCE_S: Final = (
-    1.0  # with who has it locked: it may be about to end, or to say that it is at work
-)
+# With who has it locked: it may be about to end, or to say that it is at work.
+_PATIENCE_S: Final = 1.0
 _LOOK_S: Final = 0.01
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.decode.rulesets import iptables_save, nft_listing
 from iptrec.errors import RecordingError
+from iptrec.names import COMMENT
 from iptrec.recording.kinds import SAVES
 from iptrec.rulesets.table_names import called, is_of_a_recorder, table_name
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _NFT: Final = "nft"
 KINDS: Final = (*SAVES.values(), _NFT)  # of snapshots that list rules
 _LARGEST: Final = 16 << 20  # bytes: as values it takes ten times as much, and half a second
-_OURS: Final = "iptrec:"  # how the comment of a recorder's rule begins
 
 # A table's name, as readers call it, and a chain's -> the texts of its rules without ours; "" if not told.
 Chains = dict[tuple[str, str], list[str]]
@@ -41,7 +41,7 @@ def chains(snapshot: Snapshot, *, single: bool) -> Chains:
 def _of_save(text: bytes, *, single: bool) -> Chains:
     return {
         (called("legacy", table, single=single), name): [
-            rule.spec for rule in chain.rules if not (rule.comment or "").startswith(_OURS)
+            rule.spec for rule in chain.rules if not (rule.comment or "").startswith(COMMENT)
         ]
         for table, within in iptables_save.parse(text).tables.items()
         for name, chain in within.items()
@@ -62,7 +62,7 @@ def _of_nft(listing: bytes, *, single: bool) -> Chains:
         rules = read.setdefault((family, table, chain), [])
         comment = value.get("comment")
         comment = comment if isinstance(comment, str) else ""
-        if kind == "rule" and not comment.startswith(_OURS):
+        if kind == "rule" and not comment.startswith(COMMENT):
             rules.append(comment)
     found: Chains = {}
     for (family, table, chain), rules in read.items():

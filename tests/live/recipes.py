@@ -75,20 +75,19 @@ def _done():
 
 def docker(lab, backend):
     """A host with `docker run -d -p 8080:80`, and a client outside."""
-    neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
-    bridged(lab, "docker0", "172.17.0.1/16", web="172.17.0.2/16")
-    forward(lab)
-    lab.restore(None, "ipv4", (RULES / "docker.rules").read_text(), backend)
-    _serve(lab, "web", 80)
-    return {}
+    return _publishing(lab, backend, "docker", "172.17.0")
 
 
 def podman(lab, backend):
     """The same with `podman run -d -p 8080:80`, as root."""
+    return _publishing(lab, backend, "podman", "10.88.0")
+
+
+def _publishing(lab, backend, daemon, net):
     neighbour(lab, "client", "eth0", "192.0.2.10/24", "192.0.2.99/24")
-    bridged(lab, "podman0", "10.88.0.1/16", web="10.88.0.2/16")
+    bridged(lab, f"{daemon}0", f"{net}.1/16", web=f"{net}.2/16")
     forward(lab)
-    lab.restore(None, "ipv4", (RULES / "podman.rules").read_text(), backend)
+    lab.restore(None, "ipv4", (RULES / f"{daemon}.rules").read_text(), backend)
     _serve(lab, "web", 80)
     return {}
 

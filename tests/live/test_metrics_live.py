@@ -219,10 +219,10 @@ def test_code_that_only_root_can_read(lab, tmp_path):
     assert samples(path)[("iptrec_events_total",)] > 0
 
 
-def end_counting(lab):
-    """Kill who counts."""
-    until(lambda: "counter" in beside(lab).values())
-    (pid,) = (pid for pid, name in beside(lab).items() if name == "counter")
+def end(lab, which):
+    """Kill who counts, or who keeps the file, when there are both."""
+    until(lambda: sorted(beside(lab).values()) == ["counter", "keeper"])
+    (pid,) = (pid for pid, name in beside(lab).items() if name == which)
     os.kill(pid, signal.SIGKILL)
 
 
@@ -232,7 +232,7 @@ def test_counting_that_ends_early_is_told_at_once(lab, record):
     child = start()
     send(lab, 7, 5)
     until(lambda: by_rule(path, "1", "DROP") == 5)
-    end_counting(lab)
+    end(lab, "counter")
     until(lambda: samples(path)[("iptrec_counting_failures_total",)] == 1)
     found, written_ns = samples(path), path.stat().st_mtime_ns
     assert ("iptrec_behind_seconds",) not in found
@@ -268,19 +268,12 @@ def test_the_next_file_is_counted_though_the_last_one_was_not(lab, record):
     """With --rotate counting goes on, and the failure stays told."""
     start, path = record
     start("--rotate", "1s")
-    end_counting(lab)
+    end(lab, "counter")
     until(lambda: samples(path)[("iptrec_counting_failures_total",)] == 1)
     until(lambda: "counter" in beside(lab).values())
     send(lab, 7, 5)
     until(lambda: by_rule(path, "1", "DROP") == 5)
     assert samples(path)[("iptrec_counting_failures_total",)] == 1
-
-
-def end_keeping(lab):
-    """Kill who keeps the file, when it has started who counts."""
-    until(lambda: sorted(beside(lab).values()) == ["counter", "keeper"])
-    (pid,) = (pid for pid, name in beside(lab).items() if name == "keeper")
-    os.kill(pid, signal.SIGKILL)
 
 
 def test_the_keeper_that_ends_is_told(lab, record):
@@ -289,7 +282,7 @@ def test_the_keeper_that_ends_is_told(lab, record):
     child = start()
     send(lab, 7, 5)
     until(lambda: by_rule(path, "1", "DROP") == 5)
-    end_keeping(lab)
+    end(lab, "keeper")
     send(lab, 7, 1)
     said = until(child.stderr.readline)
     assert "--metrics: the process that counts has ended; record goes on" in said
@@ -313,7 +306,7 @@ def test_what_cannot_be_mended_is_told(lab, tmp_path, record):
         one.chmod(0o755)
     os.chown(theirs, 65534, 65534)
     child = start("--metrics", theirs / "x.prom")
-    end_keeping(lab)
+    end(lab, "keeper")
     said = recorder.stop(child)
     assert (
         f"--metrics: {theirs / 'x.prom'} still says that the recorder is at work; delete it" in said
@@ -326,7 +319,7 @@ def test_a_file_that_is_another_ones_by_now_is_left_alone(lab, record, kept):
     """Or that somebody has removed."""
     start, path = record
     child = start()
-    end_keeping(lab)
+    end(lab, "keeper")
     other = TextFile(path)
     if kept:
         until(lambda: not beside(lab) or "keeper" not in beside(lab).values())

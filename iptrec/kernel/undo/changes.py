@@ -14,7 +14,7 @@ from iptrec.kernel.legacy import raw as legacy_raw
 from iptrec.kernel.nft import raw as nft_raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.undo import flushed
-from iptrec.names import FAMILIES
+from iptrec.names import COMMENT, FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -188,7 +188,7 @@ class Changes:
         """Whether the types are what they should be."""
         return (
             isinstance(self.comment, str)
-            and self.comment.startswith("iptrec:")
+            and self.comment.startswith(COMMENT)
             and isinstance(self.netns, int)
             and isinstance(self.cookie, int)
             and isinstance(self.output, str)
