@@ -123,15 +123,15 @@ def pcapng(
 ) -> int:
     """Write packets for Wireshark, with their paths as comments.
 
-    Each packet is as it first was. In Wireshark: frame.comment contains "DROP" finds the dropped packets;
-    frame.packet_id is the number of iptrec show, frame.verdict.hw the verdict. Exit status 1 when nothing
-    fits the selection.
+    Each packet is as it first was. In Wireshark: frame.comment contains "DROP by" finds the dropped packets;
+    frame.packet_id is the number of iptrec show. With iptrec's plugin there are fields, such as iptrec.verdict,
+    iptrec.chain and iptrec.rule_text. Exit status 1 when nothing fits the selection.
 
     Examples:
 
       iptrec export pcapng trace.db -o trace.pcapng
 
-      iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
+      iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment -E occurrence=f
     """
     from iptrec.cli.output import exported
     from iptrec.views.pcapng import EVENTS, Capture, section

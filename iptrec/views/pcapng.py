@@ -1,4 +1,4 @@
-"""``iptrec export pcapng``: packets for Wireshark, each with its path through the rules as a comment.
+"""``iptrec export pcapng``: packets for Wireshark, each with its path through the rules in comments.
 
 A block is written as https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html has it, little
 endian. What is said of a packet depends on its path alone, so it is made once for each path.
@@ -27,6 +27,7 @@ from iptrec.views.frames import header_sizes, wire_lengths
 from iptrec.views.losses import how_many
 from iptrec.views.packet_json import iso_time
 from iptrec.views.paths import end_line, ending
+from iptrec.views.pcapng_fields import fields
 from iptrec.views.text import end_words
 
 if TYPE_CHECKING:
@@ -55,11 +56,10 @@ _SECTION, _INTERFACE, _NAMES, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 4, 5, 6
 _COMMENT = 1
 _OS, _APPLICATION = 3, 4  # of a section
 _NAME, _DESCRIPTION, _RESOLUTION, _FILTER = 2, 3, 9, 11  # of an interface
-_FLAGS, _PACKET_ID, _VERDICT = 2, 5, 7  # of a packet
+_FLAGS, _PACKET_ID = 2, 5  # of a packet; for its verdict see `fields`
 _FIRST, _LAST, _RECEIVED, _DROPPED = 2, 3, 4, 5  # of statistics
 _MOST_DROPPED: Final = 2**64 - 1  # what the field holds; the comment has the true sum
 _INBOUND, _OUTBOUND = 1, 2
-_VERDICT_OPAQUE = b"\0"  # "hardware": bytes that the standard gives no meaning
 _IPV4_NAME, _IPV6_NAME = 1, 2
 
 # An enhanced packet block is a head, the packet, options, and a tail: the total length again.
@@ -125,7 +125,7 @@ class Capture:
         )
         return _block(_SECTION, body) + _names(names)
 
-    def packets(self, batch: Batch, stages: Stages, paths: Sequence[Path]) -> bytes:
+    def packets(self, batch: Batch, stages: Stages, paths: Sequence[Path]) -> bytes | memoryview:
         """Stages of a batch's packets; it has the numbers of their ``paths``, from 1."""
         if not len(stages.row):
             return b""
@@ -151,7 +151,8 @@ class Capture:
         for number, option in enumerate(options):
             at = blocks.options[of == number] + _ID.itemsize
             spans(blocks.buffer, len(option))[at] = np.frombuffer(option, f"V{len(option)}")
-        return b"".join([*found, blocks.buffer.data])
+        # Mostly no interface is new, and a copy would cost a quarter of all.
+        return b"".join([*found, blocks.buffer.data]) if found else blocks.buffer.data
 
     def events(self, events: TraceEvents, kind: str) -> bytes:
         """Events as the kernel sent them, for Wireshark's dissectors; ``kind``: of their stream."""
@@ -258,14 +259,16 @@ def _packet_options(
     for at in first.tolist():
         one, until = window.assembly.outcomes[int(outcome[at])], int(stages.until[at])
         position = int(stages.position[at])
-        path, told = paths[batch.paths[position] - 1], batch.ended(position)
-        places = [window.resolver.places[place] for place in one.path]
-        steps = sum(step < until for step in shown(places))
+        number, told = int(batch.paths[position]), batch.ended(position)
+        path = paths[number - 1]
+        steps = shown([window.resolver.places[place] for place in one.path])
+        backends = [window.resolver.backends[one.path[step]].name for step in steps]
+        count = sum(step < until for step in steps)
         found.append(
             _options(
                 (_FLAGS, struct.pack("<I", _OUTBOUND if outbound[at] else _INBOUND)),
-                (_VERDICT, _VERDICT_OPAQUE + printable(path.verdict).encode()),
-                (_COMMENT, comment(path, told, steps, last=bool(last[at]))),
+                (_COMMENT, comment(path, told, count, last=bool(last[at]))),
+                (_COMMENT, fields(path, number, told, backends, count)),
             )
         )
     return found, of
@@ -273,10 +276,11 @@ def _packet_options(
 
 def _odd_ends(batch: Batch) -> I64:
     """Equal numbers for packets of whose ends the same is told; 0 where the path tells it. Shape (decided,)."""
-    numbers: dict[tuple[str, str | None], int] = {}
+    numbers: dict[tuple[tuple[str, ...], str | None], int] = {}
     found = np.zeros(len(batch.paths), np.int64)
     for position, one in batch.odd_ends.items():
-        words = "" if one.end is None else end_words(one.end)
+        end = one.end
+        words = () if end is None else (end_words(end), end.reason, end.text)
         found[position] = numbers.setdefault((words, one.reason), len(numbers) + 1)
     return found
 
@@ -320,7 +324,7 @@ def section(
     recording: Recording,
     packets: Packets,
     what: Content,
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """A whole section: the packets that are selected, or the kernel's events of them.
 
     Of everything, the events are those that belong to no packet, too.
