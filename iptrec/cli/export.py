@@ -131,7 +131,7 @@ def pcapng(
 
       iptrec export pcapng trace.db -o trace.pcapng
 
-      iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment -E occurrence=f
+      iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
     """
     from iptrec.cli.output import exported
     from iptrec.views.pcapng import EVENTS, Capture, section

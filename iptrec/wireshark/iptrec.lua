@@ -13,34 +13,40 @@ set_plugin_info({
 
 local iptrec = Proto("iptrec", "iptrec: the way through netfilter's rules")
 
-local f = {
+local of_packet = {
   verdict = ProtoField.string("iptrec.verdict", "Verdict"),
   decided_by = ProtoField.string("iptrec.decided_by", "Decided by"),
   by_table = ProtoField.string("iptrec.decided_by.table", "Table"),
   by_chain = ProtoField.string("iptrec.decided_by.chain", "Chain"),
   by_rule = ProtoField.uint32("iptrec.decided_by.rule", "Rule"),
-  by_rule_text = ProtoField.string("iptrec.decided_by.rule_text", "Rule's text"),
+  by_rule_text = ProtoField.string("iptrec.decided_by.rule_text", "Rule text"),
   complete = ProtoField.bool("iptrec.complete", "Complete"),
   ambiguous = ProtoField.bool("iptrec.ambiguous", "Ambiguous"),
   reason = ProtoField.string("iptrec.reason", "Reason"),
   end_ = ProtoField.string("iptrec.end", "End behind the rules"),
   end_text = ProtoField.string("iptrec.end.text", "Text"),
-  number = ProtoField.uint64("iptrec.number", "Packet's number in the recording"),
-  path = ProtoField.uint32("iptrec.path", "Path's number in the recording"),
+  number = ProtoField.uint64("iptrec.number", "Packet number in the recording"),
+  path = ProtoField.uint32("iptrec.path", "Path number in the recording"),
   host = ProtoField.string("iptrec.host", "Host"),
   netns = ProtoField.string("iptrec.netns", "Network namespace"),
-  -- of every step
+}
+local of_step = {
   step = ProtoField.string("iptrec.step", "Step"),
-  backend = ProtoField.string("iptrec.backend", "Backend"),
   table = ProtoField.string("iptrec.table", "Table"),
   chain = ProtoField.string("iptrec.chain", "Chain"),
-  type = ProtoField.string("iptrec.type", "Type"),
   rule = ProtoField.uint32("iptrec.rule", "Rule"),
-  rule_text = ProtoField.string("iptrec.rule_text", "Rule's text"),
+  rule_text = ProtoField.string("iptrec.rule_text", "Rule text"),
   target = ProtoField.string("iptrec.target", "Target"),
-  more = ProtoField.uint32("iptrec.more_steps", "Steps that had no room"),
+  backend = ProtoField.string("iptrec.backend", "Backend"),
+  more = ProtoField.uint32("iptrec.more_steps", "Further steps that did not fit"),
 }
-iptrec.fields = f
+local fields = {}
+for _, group in ipairs({ of_packet, of_step }) do
+  for _, one in pairs(group) do
+    fields[#fields + 1] = one
+  end
+end
+iptrec.fields = fields
 
 local comments = Field.new("frame.comment")
 local packet_id = Field.new("frame.packet_id")
@@ -51,6 +57,24 @@ local NONE = "!" -- of a part of a step: there is none
 local MOST_NUMBER = 4294967295
 local MOST_KNOWN = 1000 -- comments kept; packets of a path have the same one
 
+-- Without the characters of well-formed UTF-8 (Unicode, table 3-7) no byte beyond ASCII is left.
+local SEQUENCES = {
+  "\240[\144-\191][\128-\191][\128-\191]", "[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "\244[\128-\143][\128-\191][\128-\191]",
+  "\224[\160-\191][\128-\191]", "[\225-\236\238\239][\128-\191][\128-\191]", "\237[\128-\159][\128-\191]",
+  "[\194-\223][\128-\191]",
+}
+
+local function is_utf8(value)
+  if not value:find("[\128-\255]") then
+    return true
+  end
+  for _, one in ipairs(SEQUENCES) do
+    value = value:gsub(one, " ")
+  end
+  return not value:find("[\128-\255]")
+end
+
 -- A value as it was before it was written with %XX; nil where it is not of that form. Control characters were
 -- made visible by the writer.
 local function decoded(value)
@@ -60,7 +84,7 @@ local function decoded(value)
   local found = value:gsub("%%(%x%x)", function(digits)
     return string.char(tonumber(digits, 16))
   end)
-  if found:find("%c") then
+  if found:find("%c") or not is_utf8(found) then
     return nil
   end
   return found
@@ -236,20 +260,31 @@ local function add(tree, field, value)
 end
 
 local function add_step(tree, one)
+  local f = of_step
   local label = ("%s/%s %s"):format(one.table, one.chain, one.words)
   local said = one.rule_text or one.target
   local below = tree:add(f.step, ("%s/%s/%s"):format(one.table, one.chain, one.name))
   below:set_text(said and ("%s: %s"):format(label, said) or label):set_generated()
   add(below, f.table, one.table)
   add(below, f.chain, one.chain)
-  add(below, f.type, one.type)
   add(below, f.rule, one.rule)
   add(below, f.rule_text, one.rule_text)
   add(below, f.target, one.target)
   add(below, f.backend, one.backend)
 end
 
+-- Whether a filter, a column or somebody who looks at the tree asks for the steps: they are most of the work.
+local function steps_wanted(tree)
+  for _, one in pairs(of_step) do
+    if tree:referenced(one) then
+      return true
+    end
+  end
+  return false
+end
+
 local function add_all(tree, all)
+  local f = of_packet
   local top = tree:add(iptrec, "iptrec: " .. sentence(all)):set_generated()
   add(top, f.verdict, all.verdict)
   local by = all.decided_by
@@ -272,10 +307,12 @@ local function add_all(tree, all)
   add(top, f.path, all.path)
   add(top, f.host, all.host)
   add(top, f.netns, all.netns)
-  for _, one in ipairs(all.steps) do
-    add_step(top, one)
+  if steps_wanted(top) then
+    for _, one in ipairs(all.steps) do
+      add_step(top, one)
+    end
+    add(top, of_step.more, all.more)
   end
-  add(top, f.more, all.more)
 end
 
 function iptrec.dissector(_, _, tree)
