@@ -295,6 +295,12 @@ local function add_all(tree, all)
     add(below, f.by_rule, by.rule)
     add(below, f.by_rule_text, all.rule_text)
   end
+  if steps_wanted(top) then
+    for _, one in ipairs(all.steps) do
+      add_step(top, one)
+    end
+    add(top, of_step.more, all.more)
+  end
   top:add(f.complete, all.complete[1]):set_generated()
   top:add(f.ambiguous, all.ambiguous[1]):set_generated()
   add(top, f.reason, all.reason)
@@ -307,12 +313,6 @@ local function add_all(tree, all)
   add(top, f.path, all.path)
   add(top, f.host, all.host)
   add(top, f.netns, all.netns)
-  if steps_wanted(top) then
-    for _, one in ipairs(all.steps) do
-      add_step(top, one)
-    end
-    add(top, of_step.more, all.more)
-  end
 end
 
 function iptrec.dissector(_, _, tree)
