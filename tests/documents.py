@@ -49,6 +49,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "source": "is for a shell's startup file: tests/cli/test_completion_shells.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
+    "wireshark": "opens a window: make pictures; tests/wireshark asks tshark",
     "touch": "makes a lock of the host's: make image, which is tests/image",
     ".venv/bin/python": "runs these tests",
     "iptrec lake --engine": "needs what make lake installs; tests/lake_engines/test_lake_pages.py runs it",
