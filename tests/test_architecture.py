@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "pcap": {"pcap", "decode", "libc"},
     "redact": {"redact", "decode", "recording.rows", "recording.kinds", "recording.hosts"},
     "recorder": {"recorder", "kernel", "recording"},
+    "extcap": {"extcap", "kernel", "recorder.signals"},
     "rulesets": {"rulesets", "decode", "recording.rows", "recording.kinds"},
     "context": {"context", "decode", "recording.rows", "recording.kinds"},
     "packets": {
@@ -127,6 +128,7 @@ MAY_IMPORT = {
         "recorder",
         "recording",
         "redact",
+        "extcap",
         "pack",
         "lake",
         "decode",
@@ -160,7 +162,7 @@ HOMES = {
     "dpkt": {"decode", "pcap"},
     "socket": {"kernel", "demo"},
     "pytest": {"pytest_plugin"},
-    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder", "metrics"},
+    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder", "metrics", "extcap"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

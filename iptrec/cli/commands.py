@@ -36,6 +36,7 @@ SUMMARIES: Final = {
     "import": "Make a recording of a capture of tcpdump.",
     "redact": "Take addresses, names and payloads out, to share it.",
     "pack": "Make one file to attach to a bug report.",
+    "extcap": "Capture in Wireshark: which rule ate my packet.",
     "doctor": "Tell whether recording works here, and what to do if not.",
     "cleanup": "Remove what a killed recorder left behind.",
     "demo": "Record and show a dropped packet on a small Docker network.",
