@@ -13,7 +13,7 @@ import typer
 
 from iptrec.cli import record_options as option
 from iptrec.cli.help_ import Command
-from iptrec.errors import EXIT_DONE, EXIT_TROUBLE, UsageError
+from iptrec.errors import EXIT_DONE, EXIT_TROUBLE, IptrecError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +37,12 @@ Netns = Annotated[
         help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid.",
     ),
 ]  # fmt: skip
+Snaplen = Annotated[  # what is wrong with it is told once the pipe is open
+    str,
+    typer.Option(
+        metavar="N", rich_help_panel=_CAPTURES, help="Bytes of each packet to keep at each rule."
+    ),
+]
 Recording = Annotated[
     str,
     typer.Option(
@@ -50,35 +56,49 @@ Recording = Annotated[
 def extcap(
     context: typer.Context,
     interfaces: Annotated[
-        bool, typer.Option("--extcap-interfaces", rich_help_panel=_ASKED, help="Which interfaces there are.")
+        bool,
+        typer.Option(
+            "--extcap-interfaces", rich_help_panel=_ASKED, help="Which interfaces there are."
+        ),
     ] = False,
     link_types: Annotated[
         bool, typer.Option("--extcap-dlts", rich_help_panel=_ASKED, help="What packets begin with.")
     ] = False,
     config: Annotated[
-        bool, typer.Option("--extcap-config", rich_help_panel=_ASKED, help="Which options there are.")
+        bool,
+        typer.Option("--extcap-config", rich_help_panel=_ASKED, help="Which options there are."),
     ] = False,
     reload_option: Annotated[
         str,
         typer.Option(
-            "--extcap-reload-option", metavar="NAME", rich_help_panel=_ASKED,
+            "--extcap-reload-option",
+            metavar="NAME",
+            rich_help_panel=_ASKED,
             help="With --extcap-config: the values of this option alone.",
         ),
     ] = "",
     interface: Annotated[
-        str, typer.Option("--extcap-interface", metavar="NAME", rich_help_panel=_ASKED, help="Of which one.")
+        str,
+        typer.Option(
+            "--extcap-interface", metavar="NAME", rich_help_panel=_ASKED, help="Of which one."
+        ),
     ] = "",
     capture_filter: Annotated[
         str | None,
         typer.Option(
-            "--extcap-capture-filter", metavar="FILTER", rich_help_panel=_ASKED,
+            "--extcap-capture-filter",
+            metavar="FILTER",
+            rich_help_panel=_ASKED,
             help="Packets to trace (man pcap-filter); without --capture, print what is wrong with it.",
         ),
     ] = None,
     _version: Annotated[
         str,
         typer.Option(
-            "--extcap-version", metavar="X.Y", rich_help_panel=_ASKED, help="Which Wireshark asks.",
+            "--extcap-version",
+            metavar="X.Y",
+            rich_help_panel=_ASKED,
+            help="Which Wireshark asks.",
         ),
     ] = "",
     capture: Annotated[
@@ -86,7 +106,9 @@ def extcap(
     ] = False,
     fifo: Annotated[
         Path | None,
-        typer.Option("--fifo", metavar="PIPE", rich_help_panel=_ASKED, help="The pipe to write packets to."),
+        typer.Option(
+            "--fifo", metavar="PIPE", rich_help_panel=_ASKED, help="The pipe to write packets to."
+        ),
     ] = None,
     netns: Netns = "",
     iface: option.Interfaces = "",
@@ -94,25 +116,27 @@ def extcap(
     family: option.Family = "both",
     drops: option.Drops = "auto",
     conntrack: option.Conntrack = False,
-    snaplen: option.Snaplen = 256,
+    snaplen: Snaplen = "256",
     output: Recording = "",
     log_level: option.LogLevel = "error",
     log_file: Annotated[
         str,
         typer.Option(
-            "--log-file", metavar="FILE", rich_help_panel=_CAPTURES,
+            "--log-file",
+            metavar="FILE",
+            rich_help_panel=_CAPTURES,
             help="Add what is said to this file, instead of stderr, which Wireshark shows in the end.",
         ),
     ] = "",
 ) -> int:
     """Capture in Wireshark: which rule ate my packet.
 
-    iptrec extcap install puts iptrec where this user's Wireshark looks for programs that capture: then "iptrec" is
-    one of its interfaces, with these options in the dialog of its gear.
+    iptrec extcap install makes iptrec one of the interfaces of this user's Wireshark, with these options in the
+    dialog behind its gear.
 
     Wireshark runs as a user, and tracing needs root. A capture works if Wireshark runs as root, if sudo allows
-    iptrec extcap capture without a password, or if polkit does; see docs/wireshark.md. Who is allowed that can
-    look at every packet of this host, and at its rules, as with dumpcap.
+    iptrec extcap capture without a password, or if polkit does; see docs/wireshark.md. Who is allowed that sees
+    every packet of this host, as with dumpcap, and its rules.
 
     Examples:
 
@@ -136,23 +160,27 @@ def extcap(
     if link_types:
         return _say(sentences.link_types())
     if config:
-        from iptrec.extcap.namespaces import choices
-
-        if reload_option:
-            return _say(sentences.reloaded(reload_option, choices()))
-        return _say(sentences.config(choices()))
-    _check(capture_filter or "", capturing=capture)
+        return _say(_options(reload_option))
     if not capture:
-        return EXIT_DONE
+        return _check(capture_filter or "")
     if fifo is None:
         raise UsageError("--capture needs --fifo PIPE")
     values = {
         "--filter": (capture_filter or "").strip(), "--netns": netns, "--iface": iface, "--backend": backend,
-        "--family": family, "--drops": drops, "--snaplen": str(snaplen), "--log-level": log_level,
+        "--family": family, "--drops": drops, "--snaplen": snaplen, "--log-level": log_level,
         "--output": str(Path(output).absolute()) if output else "",
     }  # fmt: skip
     given = [f"{name}={value}" for name, value in values.items() if value]
     return _capture([*given, *(["--conntrack"] if conntrack else [])], fifo, log_file)
+
+
+def _options(reload_option: str) -> Iterable[str]:
+    from iptrec.extcap import sentences
+    from iptrec.extcap.namespaces import choices
+
+    if reload_option:
+        return sentences.reloaded(reload_option, choices())
+    return sentences.config(choices())
 
 
 def _say(lines: Iterable[str]) -> int:
@@ -164,19 +192,17 @@ def _say(lines: Iterable[str]) -> int:
     return EXIT_DONE
 
 
-def _check(expression: str, *, capturing: bool) -> None:
-    """A wrong filter is told on stdout where Wireshark asks for that, by which it marks the field."""
+def _check(expression: str) -> int:
+    """Say on stdout what is wrong with a filter; nothing if it is right. Wireshark marks the field by that."""
     from iptrec.names import FAMILIES
     from iptrec.pcap.filter import bytecodes
+    from iptrec.views.escape import printable
 
     try:
         bytecodes(expression.strip(), FAMILIES)
-    except UsageError as error:
-        if capturing:
-            raise
-        from iptrec.views.escape import printable
-
+    except IptrecError as error:
         print(printable(str(error)))
+    return EXIT_DONE
 
 
 def _capture(arguments: list[str], fifo: Path, log_file: str) -> int:
@@ -184,13 +210,15 @@ def _capture(arguments: list[str], fifo: Path, log_file: str) -> int:
     from iptrec.extcap.fifo import opened
 
     with contextlib.ExitStack() as stack:
-        log = None
-        if log_file:
-            opener = lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)  # noqa: E731
-            log = stack.enter_context(open(log_file, "ab", opener=opener))  # noqa: PTH123
+        # First of all: dumpcap waits for ever for a pipe that nobody has opened, whatever we say.
         pipe = opened(fifo)
         stack.callback(os.close, pipe)
+        log = stack.enter_context(open(log_file, "ab", opener=_private)) if log_file else None
         return capture.capture(["extcap", _ONLY, *arguments], pipe, _complain, log)
+
+
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_CLOEXEC, 0o600)
 
 
 def _complain(said: bytes) -> None:
@@ -216,8 +244,8 @@ def capture_(
 ) -> int:
     """Write packets to stdout, a pipe, until stdin or the pipe is closed.
 
-    This is what sudo or polkit may allow to those who may look at every packet of this host: it starts no command
-    of theirs, and writes --output with their own rights.
+    What sudo or polkit may allow to who may see every packet of this host: it starts no command of theirs,
+    and writes --output with their own rights.
     """
     from iptrec.cli import trace
     from iptrec.extcap import rights

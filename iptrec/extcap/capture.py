@@ -1,4 +1,4 @@
-"""A capture for Wireshark: a recorder that writes into its pipe, and somebody beside it who knows when to end it.
+"""A capture for Wireshark: a recorder that writes into its pipe, and a process beside it that ends it.
 
 Wireshark tells the program that it has started, by SIGTERM, or is killed and tells nobody; the recorder may be
 root's, to which a user's signal does not come. It ends when its stdin does, and that is in our hand.
@@ -79,7 +79,9 @@ class _Recorder:
         patience_ms = None
         try:
             while ready := dict(poll.poll(patience_ms)):
-                over = self._fifo in ready or (self._wake.fileno() in ready and self._wake.stopped())
+                over = self._fifo in ready or (
+                    self._wake.fileno() in ready and self._wake.stopped()
+                )
                 if over and patience_ms is None:
                     child.stdin.close()
                     poll.unregister(self._fifo)
@@ -88,7 +90,9 @@ class _Recorder:
                     break
             return child.wait(_PATIENCE_MS / 1000), self._said
         except subprocess.TimeoutExpired:
-            raise HostError("the recorder does not end: iptrec cleanup finds what it leaves") from None
+            raise HostError(
+                "the recorder does not end: iptrec cleanup finds what it leaves"
+            ) from None
         finally:
             child.stdin.close()
             child.stderr.close()

@@ -49,7 +49,7 @@ def _tried(path: Path) -> int | None:
 
 def _require(path: Path, of: Path | int) -> None:
     try:
-        status = os.stat(of)
+        status = os.stat(of)  # noqa: PTH116 - a path or a descriptor
     except OSError as error:
         raise UsageError(f"cannot open {path}: {strerror(error)}") from None
     if not stat.S_ISFIFO(status.st_mode):

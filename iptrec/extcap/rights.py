@@ -1,8 +1,7 @@
-"""How a user's Wireshark gets a recorder that may trace: by rights of its own, by sudo, by pkexec. Nobody is asked
-on a terminal.
+"""How a user's Wireshark gets a recorder that may trace: by its own rights, by sudo, by pkexec.
 
-What sudo and pkexec are to allow is one command, ``iptrec extcap capture``. It starts no other, writes packets to a
-pipe that it inherits, and handles files as the user who asked.
+Nobody is asked on a terminal. What sudo and pkexec are to allow is one command, ``iptrec extcap capture``: it
+starts no other, writes packets to a pipe that it inherits, and handles files as the user who asked.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 _REFUSED: Final = {"sudo": frozenset({1}), "pkexec": frozenset({126, 127})}
 _WITHOUT_ASKING: Final = {"sudo": ("-n", "--"), "pkexec": ("--disable-internal-agent",)}
 NONE: Final = (
-    "capturing needs root: let sudo or polkit allow `iptrec extcap capture` to you (iptrec extcap --help), or run"
-    " sudo iptrec trace --pcapng - | wireshark -k -i -"
+    "capturing needs root: have sudo or polkit allow you `iptrec extcap capture` (see iptrec extcap --help), or"
+    " run: sudo iptrec trace --pcapng - | wireshark -k -i -"
 )
 
 

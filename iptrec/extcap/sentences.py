@@ -1,7 +1,7 @@
 """What Wireshark is told about our interface: the sentences of extcap(4).
 
-A sentence is a line, "arg {number=0}{call=--netns}{display=Network namespace}{type=selector}". There is no way to
-quote: a brace in a value may end it (extcap_parser.c), and a line that is not UTF-8 is passed over.
+A sentence is a line, "arg {number=0}{call=--netns}{display=Network namespace}{type=selector}". Nothing can be
+quoted: a brace in a value may end it (extcap_parser.c), and a line that is not UTF-8 is passed over.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Argument:
-    """An option in the dialog. ``more``: further parts of its sentence. The first of ``choices`` is the default."""
+    """An option in the dialog. ``more``: of its sentence. The first of ``choices`` is the default."""
 
     call: str
     display: str

@@ -1,4 +1,4 @@
-"""A signal when the other end of a pipe or socket is closed: the end of a parent that may send none (fcntl(2))."""
+"""A signal when the other end of a pipe or socket is closed (fcntl(2)): for a parent that may send none."""
 
 from __future__ import annotations
 
