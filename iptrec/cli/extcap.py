@@ -18,6 +18,9 @@ from iptrec.errors import EXIT_DONE, EXIT_TROUBLE, IptrecError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from iptrec.extcap.folders import Folders
+    from iptrec.extcap.installed import Installed
+
 app = typer.Typer(
     name="extcap",
     add_completion=False,
@@ -263,3 +266,91 @@ def capture_(
         netns=[netns] if netns else None, conntrack=conntrack, snaplen=snaplen, pcapng="-",
         output=Path(output) if output else None, log_level=log_level,
     )  # fmt: skip
+
+
+System = Annotated[
+    bool, typer.Option("--system", help="For all users of this host, instead of this one; as root.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace files of others, or that were changed.")
+]
+
+
+@app.command(cls=Command)
+def install(
+    dest: Annotated[
+        Path | None,
+        typer.Option(
+            "--dest", metavar="DIR", help="Put the program that captures there, and nothing else."
+        ),
+    ] = None,
+    system: System = False,
+    force: Force = False,
+) -> int:
+    """Put iptrec where Wireshark looks for it.
+
+    Three things: a program that captures, a dissector that makes fields of what is told of a packet, such as
+    iptrec.verdict, and a profile with columns and colours. They go where tshark -G folders says.
+    What is there already is left alone, and files of others are not replaced.
+
+    Examples:
+
+      iptrec extcap install
+
+      sudo iptrec extcap install --system
+    """
+    from iptrec.extcap import parts
+    from iptrec.extcap.sentences import INTERFACE
+
+    installed = _installed(system=system)
+    if dest is not None:
+        wanted = {dest.absolute() / INTERFACE: parts.program()}
+    else:
+        wanted = parts.parts(_folders(system=system))
+    written, kept = installed.put(wanted, force=force)
+    for path in wanted:
+        if path in kept:
+            print(
+                f"iptrec extcap: {path} was changed since, and stays; see --force", file=sys.stderr
+            )
+        else:
+            print(f"{path}{'' if path in written else ': there already'}")
+    return EXIT_DONE
+
+
+@app.command(cls=Command)
+def uninstall(system: System = False, force: Force = False) -> int:
+    """Remove what install has put somewhere, unless it was changed since.
+
+    Examples:
+
+      iptrec extcap uninstall
+    """
+    gone, kept = _installed(system=system).remove(force=force)
+    for name in gone:
+        print(f"removed {name}")
+    for name in kept:
+        print(f"iptrec extcap: {name} was changed since, and stays", file=sys.stderr)
+    if not (gone or kept):
+        print("iptrec extcap: nothing is installed", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _folders(*, system: bool) -> Folders:
+    from iptrec.extcap import folders
+
+    return folders.system() if system else folders.personal()
+
+
+def _installed(*, system: bool) -> Installed:
+    """What was installed. Root's sudo changes root's files alone: it has no business in a user's home."""
+    from iptrec.extcap.installed import Installed
+
+    if system:
+        if os.geteuid() != 0:
+            raise UsageError("--system writes where root may alone: run it with sudo")
+        return Installed.read(Path("/var/lib/iptrec/wireshark.json"))
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "0") != "0":
+        raise UsageError("this is for one user's Wireshark: run it without sudo, or with --system")
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Installed.read(Path(home, "iptrec", "wireshark.json"))
