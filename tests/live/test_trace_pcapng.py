@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -216,3 +217,27 @@ def test_what_makes_no_sense(lab, tmp_path):
         assert (done.returncode, done.stderr) == (2, f"iptrec: {said}\n")
     assert there.read_bytes() == b"mine"
     assert not same.exists()
+
+
+@pytest.mark.skipif(shutil.which("dumpcap") is None, reason="dumpcap: apt-get install tshark")
+def test_wireshark_reads_it(lab, backend, tmp_path):
+    """Wireshark's own dumpcap, with which tshark captures as well; after its last packet it closes the pipe."""
+    lab.restore(None, "ipv4", RULES, backend)
+    kept = tmp_path / "kept.pcapng"
+    child = tracing(lab, backend, "--pcapng", "-")
+    command = ["dumpcap", "-q", "-i", "-", "-w", str(kept), "-c", "4"]
+    with subprocess.Popen(command, stdin=child.stdout, stderr=subprocess.PIPE) as dumpcap:
+        child.stdout.close()
+        send(lab, 9, 10)
+        _, said = dumpcap.communicate(timeout=60)
+    assert dumpcap.returncode == 0, said
+    child.wait(timeout=60)
+    assert not traced(lab)
+    fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "frame.comment"]
+    found = subprocess.run(
+        ["tshark", "-n", "-r", kept, *fields], capture_output=True, check=True, text=True
+    )
+    told = [line.split("\\n")[0] for line in found.stdout.splitlines()]
+    assert [line.startswith("lo\tACCEPT by ") for line in told] == [True, False, True, True]
+    assert told[1] == "lo\tDROP by filter/INPUT rule 1"
+    assert found.stdout.count("filter INPUT #1 -p udp -m udp --dport 9 -j DROP → DROP") == 1
