@@ -133,6 +133,7 @@ class _Reader:
             self.beside.pop(self.suspect, None)
         if cut and "urgent" not in self.found:  # it stands behind the flags
             self.found.pop("tcp_flags", None)
+            self.found.pop("window", None)
         return Line(
             self.told(),
             self.beside.get("uid"),
