@@ -20,7 +20,7 @@ from iptrec.names import counted
 from iptrec.recording.hosts import hosts
 from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
-from iptrec.views import frames
+from iptrec.views import frames, rebuilt
 from iptrec.views.cells import copy
 from iptrec.views.escape import printable
 from iptrec.views.frames import header_sizes, wire_lengths
@@ -112,15 +112,22 @@ class Capture:
         self._numbers: dict[_Name, int] = {}
         self._seen: list[tuple[int, int, int]] = []  # per interface: packets, first and last ns
 
-    def begin(self, losses: Sequence[Loss] | None, names: Iterable[tuple[IP, str]]) -> bytes:
+    def begin(
+        self,
+        losses: Sequence[Loss] | None,
+        names: Iterable[tuple[IP, str]],
+        remarks: Sequence[str] = (),
+    ) -> bytes:
         """The section's header: who, where, what for, how complete; and the names of addresses.
 
-        ``losses``: None where the recording grows. What is lost of it is told in the end.
+        ``losses``: None where the recording grows: what is lost of it is told in the end. ``remarks``: what
+        else is to be said, such as why it is not known whether events were lost.
         """
         facts = self._facts
         words = [
             f"recorded by iptrec {facts.iptrec} on {facts.host} from {iso_time(facts.started_ns)}",
             f"filter: {facts.filter or 'none'}",
+            *remarks,
         ]
         if losses is None:
             words.append(f"live: what was lost is in the last statistics of {self._lossy.name}")
@@ -128,6 +135,8 @@ class Capture:
             words += [
                 f"{how_many(losses)} (see the statistics of {self._lossy.name})"
                 if losses
+                else "no event is known to be lost"
+                if remarks
                 else _NONE_LOST,
                 _closed(facts),
             ]
@@ -326,7 +335,9 @@ def section(
         for one, namespace, host in _hosts(recording)
         for index, address in addresses(one) or ()
     ]
-    yield capture.begin(lost_events(recording) if ticks is None else None, names)
+    remarks = [one for one in (rebuilt.uncounted(recording), *rebuilt.sources(recording)) if one]
+    losses = lost_events(recording) if ticks is None else None
+    yield capture.begin(losses, names, remarks)
     paths = what != "events"
     source = (
         packets.batches(objects=False, paths=paths)
