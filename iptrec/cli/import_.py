@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from iptrec.recording.writer import Writer
 
 _LARGEST = 64 << 20  # bytes of a ruleset
-_SOURCES = ("capture", "kernel-log")  # `opened.KINDS`, which is loaded with the command
+_SOURCES = (
+    "capture",
+    "kernel-log",
+    "nft-monitor",
+    "xtables-monitor",
+)  # `opened.KINDS`, which is loaded with the command
 
 
 def import_(
@@ -127,6 +132,7 @@ def _record(
     force: bool,
 ) -> tuple[int, int]:
     """Write the recording; how many events it has, and how many of them are cut."""
+    from iptrec.pasted.rulesets import snapshots
     from iptrec.recording.rows import Loss
     from iptrec.recording.writer import Writer
 
@@ -134,11 +140,14 @@ def _record(
     first = next(events, None)
     if first is None:
         raise RecordingError(f"{path} holds no packet{': ' * bool(source.damage)}{source.damage}")
+    listed = list(snapshots(source.kind, rulesets))
     facts = _facts(first.time_ns, source.snaplen)
     with Writer.create(output, facts, force=force) as writer:
         namespace = writer.add_namespace(None, 0)
-        for kind, (name, text) in rulesets.items():
-            writer.add_snapshot(namespace, kind, first.time_ns, name, text, media="text")
+        for made in listed:
+            writer.add_snapshot(
+                namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
+            )
         stream = writer.add_stream(namespace, source.kind, source.detail)
         count, last_ns, cut = _copy(writer, stream, first, events)
         for one in source.lost:
