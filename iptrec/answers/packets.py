@@ -436,10 +436,10 @@ class _Builder:
             ct=columns.ct(at),
         )
 
-    def _kind(self, rows: I64) -> tuple[int, int]:
+    def _kind(self, rows: I64) -> tuple[int, int, frozenset[str]]:
         """As what the headers of a packet are read."""
-        first = int(rows[0])
-        return self._events.address_family(first), int(self._events.protocol[first])
+        first, events = int(rows[0]), self._events
+        return events.address_family(first), int(events.protocol[first]), self._window.stream.untold
 
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self.interfaces.name(index, time_ns) if index else None

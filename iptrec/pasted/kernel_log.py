@@ -53,14 +53,14 @@ _TABLE_HOOKS: Final = {
 }  # fmt: skip
 _MISSED: Final = re.compile(rb"Missed (\d{1,18}) kernel messages")  # systemd-journald
 
-SOURCE: Final = "kernel log"
-UNTOLD: Final = ("csum", "ext")
+SOURCE: Final = "kernel-log"
+UNTOLD: Final = ("csum", "ext", "ecn")  # see `recording.rows.Stream`
 
 
 class KernelLog:
     """The kind of text; a `sources.Text`."""
 
-    name = "kernel-log"
+    name = SOURCE
     title = "lines of the kernel's log (TRACE of legacy iptables)"
 
     def is_line(self, line: bytes) -> bool:

@@ -53,7 +53,7 @@ _STAMPED: Final = (
     re.compile(rb"\[" + _MONTH + rb"(?P<day>\d{1,2}) (?P<hour>\d\d):(?P<minute>\d\d)\]"),
 )  # fmt: skip
 
-NONE, BOOT, DAY = "none", "since boot", "time of day"
+NONE, BOOT, DAY = "none", "since-boot", "time-of-day"
 
 
 @dataclass(slots=True)

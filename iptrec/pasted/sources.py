@@ -34,7 +34,7 @@ class Source(Protocol):
     """An open source: an iterator over what it holds, in order.
 
     ``kind``: of the stream, see `kinds.STREAMS`. ``detail``: of the stream, what readers are told of it:
-    ``sequence`` False, and of a text ``source`` (its name, such as "kernel log"), ``rebuilt`` True, ``untold``
+    ``sequence`` False, and of a text ``source`` (its name, such as "kernel-log"), ``rebuilt`` True, ``untold``
     (header fields, by the names of `decode.packet.header`, that no line tells and that no answer shows), and
     ``times`` (see `prefixes`). It is whole when the first event is there. ``snaplen``: bytes of each packet.
     ``damage``: where it broke off, "" if it was read to its end. ``links``: index and name of each

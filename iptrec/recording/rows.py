@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _MOST_LEFT: Final = 1 << 62  # packets, or events
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,19 @@ class Stream:
     def is_ring(self) -> bool:
         """Whether only its last datagrams were kept, as --ring asks for."""
         return bool(self.detail.get("ring_s") or self.detail.get("ring_bytes"))
+
+    @property
+    def untold(self) -> frozenset[str]:
+        """What its packets' bytes do not tell, though they are there: it was made of text (`iptrec import`).
+
+        Names of `decode.packet.header`, and "ecn": the last bit of IPv4's TOS.
+        """
+        names = self.detail.get("untold")
+        return (
+            frozenset(one for one in names if isinstance(one, str))
+            if isinstance(names, list)
+            else _NOTHING
+        )
 
 
 @dataclass(frozen=True, slots=True)

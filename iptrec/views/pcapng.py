@@ -20,7 +20,7 @@ from iptrec.names import counted
 from iptrec.recording.hosts import hosts
 from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
-from iptrec.views import frames
+from iptrec.views import frames, rebuilt
 from iptrec.views.cells import copy
 from iptrec.views.escape import printable
 from iptrec.views.frames import header_sizes, wire_lengths
@@ -107,15 +107,23 @@ class Capture:
         self._numbers: dict[_Name, int] = {}
         self._seen: list[tuple[int, int, int]] = []  # per interface: packets, first and last ns
 
-    def begin(self, losses: Sequence[Loss], names: Iterable[tuple[IP, str]]) -> bytes:
-        """The section's header: who, where, what for, how complete; and the names of addresses."""
+    def begin(
+        self, losses: Sequence[Loss], names: Iterable[tuple[IP, str]], remarks: Sequence[str] = ()
+    ) -> bytes:
+        """The section's header: who, where, what for, how complete; and the names of addresses.
+
+        ``remarks``: what else is to be said, such as why it is not known whether events were lost.
+        """
         facts = self._facts
         words = [
             f"recorded by iptrec {facts.iptrec} on {facts.host} from {iso_time(facts.started_ns)}",
             f"filter: {facts.filter or 'none'}",
             f"{how_many(losses)} (see the statistics of {self._lossy.name})"
             if losses
+            else "no event is known to be lost"
+            if remarks
             else "no event was lost",
+            *remarks,
             "closed cleanly" if facts.closed else "not closed: cut off or still running",
         ]
         body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(
@@ -331,7 +339,8 @@ def section(
         for index, address in addresses(one) or ()
     ]
     losses = lost_events(recording)
-    yield capture.begin(losses, names)
+    remarks = [one for one in (rebuilt.uncounted(recording), *rebuilt.sources(recording)) if one]
+    yield capture.begin(losses, names, remarks)
     for batch in packets.batches(objects=False, paths=what != "events"):
         window, positions = batch.window, batch.positions
         if what == "events" and window.stream.kind not in EVENTS:
