@@ -59,8 +59,9 @@ def import_(
         typer.Option(
             "--ruleset",
             metavar="FILE",
-            help="What iptables-save or ip6tables-save printed at that time; once for each. A file that"
-            " does not say which it is is IPv4's, or ipv6:FILE.",
+            help="What iptables-save, ip6tables-save, nft -a list ruleset or nft -j list ruleset printed at"
+            " that time; once for each. A file of iptables that does not say which it is is IPv4's, or"
+            " ipv6:FILE.",
         ),
     ] = None,
     links: Annotated[
@@ -84,14 +85,22 @@ def import_(
 
       sysctl net.netfilter.nf_log.2=nfnetlink_log; tcpdump -i nflog:0 -w capture.pcap; ip -json link >links.json
 
-    Neither has sequence numbers: nobody knows whether events are missing, and iptrec info says so. Lines of a
-    log tell the headers alone. Without rulesets the steps are there, but not the rules' texts.
+    With nf_tables, where a rule sets nftrace or has -j TRACE:
+
+      nft -a list ruleset >nft.rules; nft -a monitor trace >trace.txt
+
+      xtables-monitor --trace >trace.txt
+
+    None has sequence numbers: nobody knows whether events are missing, and iptrec info says so. Text tells the
+    headers alone. Without rulesets the steps are there, but not the rules' texts.
 
     Example:
 
       iptrec import capture.pcap --ruleset v4.rules --ruleset v6.rules --links links.json -o trace.db
 
       iptrec import kern.log --ruleset v4.rules
+
+      iptrec import trace.txt --ruleset nft.rules
     """
     from iptrec.cli import gzipped
     from iptrec.pasted.opened import opened

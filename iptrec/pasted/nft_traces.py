@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from iptrec.pasted.sources import Given
 
-_BEGINS: Final = re.compile(r" ?\b(?:trace id [0-9a-f]|PACKET: \d|TRACE: \d)")
+_BEGINS: Final = re.compile(r"\b(?:trace id [0-9a-f]|PACKET: \d|TRACE: \d)")
 _SNAPLEN: Final = 60  # bytes: 40 of the network header, 20 of the transport's
-_UNTOLD: Final = ("csum", "seq", "ack", "frag", "mf", "ext")
-_UNTOLD_BY_XTABLES: Final = ("csum", "seq", "ack", "window")
+_UNTOLD: Final = ("csum", "seq", "ack", "frag", "mf", "ext", "mark of rules")
+_UNTOLD_BY_XTABLES: Final = ("csum", "seq", "ack", "window", "mark")
 
 _Monitor = nft_monitor.Monitor | xtables_monitor.Monitor
 
@@ -43,9 +43,7 @@ class NftMonitor:
         """The source."""
         listed = _listed(given)
         known = listed.chains if listed else {}
-        return Traces(
-            lines, given, nft_monitor.Monitor(known), listed, "nft monitor trace", _UNTOLD
-        )
+        return Traces(lines, given, nft_monitor.Monitor(known), listed, self.name, _UNTOLD)
 
 
 class XtablesMonitor:
@@ -61,9 +59,7 @@ class XtablesMonitor:
     def read(self, lines: Iterable[bytes], given: Given) -> Traces:
         """The source."""
         monitor = xtables_monitor.Monitor()
-        return Traces(
-            lines, given, monitor, _listed(given), "xtables-monitor --trace", _UNTOLD_BY_XTABLES
-        )
+        return Traces(lines, given, monitor, _listed(given), self.name, _UNTOLD_BY_XTABLES)
 
 
 class Traces:

@@ -67,6 +67,10 @@ class Stream:
     kind: str  # see `kinds.STREAMS`
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
+    def tells_mark(self, *, policy: bool) -> bool:
+        """Whether the mark is in an event, of a policy or of something else."""
+        return "mark" not in self.untold and (policy or "mark of rules" not in self.untold)
+
     @property
     def is_ring(self) -> bool:
         """Whether only its last datagrams were kept, as --ring asks for."""
@@ -76,7 +80,8 @@ class Stream:
     def untold(self) -> frozenset[str]:
         """What its packets' bytes do not tell, though they are there: it was made of text (`iptrec import`).
 
-        Names of `decode.packet.header`, and "ecn": the last bit of IPv4's TOS.
+        Names of `decode.packet.header`, and "ecn": the last bit of IPv4's TOS; "mark": of events; "mark of
+        rules": of events but those of policies.
         """
         names = self.detail.get("untold")
         return (
