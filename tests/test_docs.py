@@ -177,6 +177,7 @@ def desk(tmp_path, monkeypatch):
     for name, kind in PRINTED.items():
         (tmp_path / name).write_bytes(found[kind])
     (tmp_path / "links.json").write_text("[]")
+    (tmp_path / "kern.log").symlink_to(ROOT / "tests/data/pasted/kern.log")
     (tmp_path / "firewall.toml").write_text(next(documents.of_kind("toml"))[1])
     monkeypatch.chdir(tmp_path)
     assert not iptrec("export", "pcapng", "--events", "before.db", "-o", "capture.pcap").returncode
