@@ -72,7 +72,7 @@ def _of_steps(found: Sequence[Before]) -> list[Before]:
 def _told_marks(window: Window, rows: I64, places: Sequence[Place]) -> list[int | None]:
     """The marks that events have, None where they have none."""
     return [
-        mark if window.stream.tells_mark(policy=one.end and one.builtin) else None
+        window.stream.told(mark, policy=one.end and one.builtin)
         for mark, one in zip(window.events.mark[rows].tolist(), places, strict=True)
     ]
 

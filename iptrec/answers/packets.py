@@ -394,8 +394,7 @@ class _Builder:
     ) -> Step:
         rule = place.rule
         moment = columns.moment_ns[at]
-        told = self._window.stream.tells_mark(policy=place.end and place.builtin)
-        mark = columns.mark[at] if told else None
+        mark = self._window.stream.told(columns.mark[at], policy=place.end and place.builtin)
         in_ = self._interface(columns.indev[at], moment)
         out = self._interface(columns.outdev[at], moment)
         changed: dict[str, tuple[Any, Any]] = {}

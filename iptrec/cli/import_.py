@@ -71,7 +71,7 @@ def import_(
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on stderr.")] = False,
 ) -> int:
-    """Make a recording of what others traced: a capture, or lines of a log.
+    """Make a recording of a capture, or of lines of a log.
 
     For those who could not run iptrec, with TRACE rules of their own at the top of the raw table:
 
@@ -98,9 +98,9 @@ def import_(
 
       iptrec import capture.pcap --ruleset v4.rules --ruleset v6.rules --links links.json -o trace.db
 
-      iptrec import kern.log --ruleset v4.rules
+      iptrec import kern.log --ruleset v4.rules -o logged.db
 
-      iptrec import trace.txt --ruleset nft.rules
+      iptrec import trace.txt --ruleset nft.rules -o traced.db
     """
     from iptrec.cli import gzipped
     from iptrec.pasted.opened import opened

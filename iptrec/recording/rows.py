@@ -67,9 +67,12 @@ class Stream:
     kind: str  # see `kinds.STREAMS`
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
-    def tells_mark(self, *, policy: bool) -> bool:
-        """Whether the mark is in an event, of a policy or of something else."""
-        return "mark" not in self.untold and (policy or "mark of rules" not in self.untold)
+    def told(self, mark: int, *, policy: bool) -> int | None:
+        """The mark of an event, of a policy or of something else; None where it is not told."""
+        untold = self.untold and (
+            "mark" in self.untold or (not policy and "mark of rules" in self.untold)
+        )
+        return None if untold else mark
 
     @property
     def is_ring(self) -> bool:

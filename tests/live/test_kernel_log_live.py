@@ -41,10 +41,14 @@ def judged(path):
             assembly = window.assembly
             for number in assembly.outcome[: window.decided].tolist():
                 one = assembly.outcomes[number]
-                found.update(packets=1, incomplete=not one.complete, ambiguous=one.doubt is not None)
+                found.update(
+                    packets=1, incomplete=not one.complete, ambiguous=one.doubt is not None
+                )
                 for place in (window.resolver.places[each] for each in one.path):
                     if place.rule or place.builtin:
-                        hits[place.table, place.chain, place.rule.spec if place.rule else "policy"] += 1
+                        hits[
+                            place.table, place.chain, place.rule.spec if place.rule else "policy"
+                        ] += 1
             rows, first = window.rows(), assembly.first[: window.decided]
             at = window.events.payload[rows] + 4
             ids = window.events.buffer[at].astype(np.int64) << 8 | window.events.buffer[at + 1]
@@ -54,7 +58,9 @@ def judged(path):
 
 
 def without_trace(counted):
-    return {place: count for place, count in counted.items() if "-j TRACE" not in place[2] and count}
+    return {
+        place: count for place, count in counted.items() if "-j TRACE" not in place[2] and count
+    }
 
 
 def test_hits_are_the_kernels_counters(lab, tmp_path):
@@ -71,10 +77,11 @@ def test_hits_are_the_kernels_counters(lab, tmp_path):
         traffic(lab, PACKETS, paced=True)
         saved = lab.run(["iptables-legacy-save", "-c"]).stdout
     (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
-    done = iptrec("import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db")
+    done = iptrec(
+        "import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db"
+    )
     assert done.returncode == 0, done.stderr
     hits, found = judged(tmp_path / "t.db")
-    print(found, overruns)
     assert without_trace(hits) == without_trace(ground_truth.counters(saved))
     assert (found["mixed"], found["incomplete"], found["ambiguous"]) == (0, 0, 0)
     assert not overruns
