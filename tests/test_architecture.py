@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "decode": {"decode"},
     "demo": {"demo", "kernel"},
     "pcap": {"pcap", "decode", "libc"},
-    "pasted": {"pasted", "decode", "pcap"},
+    "pasted": {"pasted", "decode", "matching", "pcap"},
     "redact": {"redact", "decode", "recording.rows", "recording.kinds", "recording.hosts"},
     "recorder": {"recorder", "kernel", "recording"},
     "extcap": {"extcap", "kernel", "recorder.signals"},

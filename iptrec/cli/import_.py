@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from iptrec.recording.writer import Writer
 
 _LARGEST = 64 << 20  # bytes of a ruleset
-_SOURCES = ("capture", "kernel-log")  # `opened.KINDS`, which is loaded with the command
+_SOURCES = (
+    "capture",
+    "kernel-log",
+    "nft-monitor",
+    "xtables-monitor",
+)  # `opened.KINDS`, which is loaded with the command
 
 
 def import_(
@@ -54,8 +59,9 @@ def import_(
         typer.Option(
             "--ruleset",
             metavar="FILE",
-            help="What iptables-save or ip6tables-save printed at that time; once for each. A file that"
-            " does not say which it is is IPv4's, or ipv6:FILE.",
+            help="What iptables-save, ip6tables-save, nft -a list ruleset or nft -j list ruleset printed at"
+            " that time; once for each. A file of iptables that does not say which it is is IPv4's, or"
+            " ipv6:FILE.",
         ),
     ] = None,
     links: Annotated[
@@ -65,7 +71,7 @@ def import_(
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on stderr.")] = False,
 ) -> int:
-    """Make a recording of what others traced: a capture, or lines of a log.
+    """Make a recording of a capture, or of lines of a log.
 
     For those who could not run iptrec, with TRACE rules of their own at the top of the raw table:
 
@@ -79,14 +85,22 @@ def import_(
 
       sysctl net.netfilter.nf_log.2=nfnetlink_log; tcpdump -i nflog:0 -w capture.pcap; ip -json link >links.json
 
-    Neither has sequence numbers: nobody knows whether events are missing, and iptrec info says so. Lines of a
-    log tell the headers alone. Without rulesets the steps are there, but not the rules' texts.
+    With nf_tables, where a rule sets nftrace or has -j TRACE:
+
+      nft -a list ruleset >nft.rules; nft -a monitor trace >trace.txt
+
+      xtables-monitor --trace >trace.txt
+
+    None has sequence numbers: nobody knows whether events are missing, and iptrec info says so. Text tells the
+    headers alone. Without rulesets the steps are there, but not the rules' texts.
 
     Example:
 
       iptrec import capture.pcap --ruleset v4.rules --ruleset v6.rules --links links.json -o trace.db
 
-      iptrec import kern.log --ruleset v4.rules
+      iptrec import kern.log --ruleset v4.rules -o logged.db
+
+      iptrec import trace.txt --ruleset nft.rules -o traced.db
     """
     from iptrec.cli import gzipped
     from iptrec.pasted.opened import opened
@@ -127,6 +141,7 @@ def _record(
     force: bool,
 ) -> tuple[int, int]:
     """Write the recording; how many events it has, and how many of them are cut."""
+    from iptrec.pasted.rulesets import snapshots
     from iptrec.recording.rows import Loss
     from iptrec.recording.writer import Writer
 
@@ -134,11 +149,14 @@ def _record(
     first = next(events, None)
     if first is None:
         raise RecordingError(f"{path} holds no packet{': ' * bool(source.damage)}{source.damage}")
+    listed = list(snapshots(source.kind, rulesets))
     facts = _facts(first.time_ns, source.snaplen)
     with Writer.create(output, facts, force=force) as writer:
         namespace = writer.add_namespace(None, 0)
-        for kind, (name, text) in rulesets.items():
-            writer.add_snapshot(namespace, kind, first.time_ns, name, text, media="text")
+        for made in listed:
+            writer.add_snapshot(
+                namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
+            )
         stream = writer.add_stream(namespace, source.kind, source.detail)
         count, last_ns, cut = _copy(writer, stream, first, events)
         for one in source.lost:

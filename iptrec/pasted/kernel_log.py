@@ -52,6 +52,7 @@ _TABLE_HOOKS: Final = {
     "raw": (0, 3), "mangle": (0, 1, 2, 3, 4), "nat": (0, 1, 3, 4), "filter": (1, 2, 3), "security": (1, 2, 3),
 }  # fmt: skip
 _MISSED: Final = re.compile(rb"Missed (\d{1,18}) kernel messages")  # systemd-journald
+_NUMBERED: Final = re.compile(rb"\d{1,10},(\d{1,18}),\d{1,18},[^;]*;")  # /dev/kmsg
 
 SOURCE: Final = "kernel-log"
 UNTOLD: Final = ("csum", "ext", "ecn")  # see `recording.rows.Stream`
@@ -211,7 +212,7 @@ def _events(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
 def _unwrapped(lines: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of TRACE, those that were wrapped as one; of journalctl -o json as it prints others."""
     waiting, pieces = b"", 0
-    for given in lines:
+    for given in _with_gaps(lines):
         line = _message(given) if given[:1] == b"{" else given
         if b"TRACE: " not in line:
             if waiting and pieces < _MOST_WRAPPED and _CONTINUED.fullmatch(line):
@@ -224,6 +225,18 @@ def _unwrapped(lines: Iterable[bytes]) -> Iterator[bytes]:
         waiting, pieces = line, 1
     if waiting:
         yield waiting
+
+
+def _with_gaps(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """With a line as journald has it where numbers of messages are left out: these were overwritten."""
+    last = None
+    for line in lines:
+        if found := _NUMBERED.match(line):
+            number = int(found[1])
+            if last is not None and number > last + 1:
+                yield found[0] + b"Missed %d kernel messages" % (number - last - 1)
+            last = number
+        yield line
 
 
 def _message(line: bytes) -> bytes:

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Final
 from iptrec.errors import RecordingError, strerror
 from iptrec.pasted.kernel_log import KernelLog
 from iptrec.pasted.lines import lines
+from iptrec.pasted.nft_traces import NftMonitor, XtablesMonitor
 from iptrec.pasted.sources import Given
 from iptrec.pcap.capture import Capture, open_to_read
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from iptrec.pasted.sources import Source, Text
 
-TEXTS: Final[tuple[Text, ...]] = (KernelLog(),)
+TEXTS: Final[tuple[Text, ...]] = (KernelLog(), NftMonitor(), XtablesMonitor())
 CAPTURE: Final = "capture"
 KINDS: Final = (CAPTURE, *(one.name for one in TEXTS))
 _HEAD: Final = 8  # bytes

@@ -120,7 +120,7 @@ def _ipv4(told: Told, behind: int) -> bytes:
 
 def _ipv6(told: Told, behind: int) -> bytes:
     numbers = [one for one, _ in told.extensions]
-    following = [*numbers[1:], told.protocol or 0]
+    following = [*numbers[1:], told.protocol or 0][: len(numbers)]
     extensions = b"".join(
         _field(after, 1) + one[1:]
         for after, (_, one) in zip(following, told.extensions, strict=True)

@@ -67,6 +67,13 @@ class Stream:
     kind: str  # see `kinds.STREAMS`
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
+    def told(self, mark: int, *, policy: bool) -> int | None:
+        """The mark of an event, of a policy or of something else; None where it is not told."""
+        untold = self.untold and (
+            "mark" in self.untold or (not policy and "mark of rules" in self.untold)
+        )
+        return None if untold else mark
+
     @property
     def is_ring(self) -> bool:
         """Whether only its last datagrams were kept, as --ring asks for."""
@@ -76,7 +83,8 @@ class Stream:
     def untold(self) -> frozenset[str]:
         """What its packets' bytes do not tell, though they are there: it was made of text (`iptrec import`).
 
-        Names of `decode.packet.header`, and "ecn": the last bit of IPv4's TOS.
+        Names of `decode.packet.header`, and "ecn": the last bit of IPv4's TOS; "mark": of events; "mark of
+        rules": of events but those of policies.
         """
         names = self.detail.get("untold")
         return (

@@ -18,6 +18,16 @@ _SOURCES: Final = {
         "the kernel's buffer and the log daemon drop lines without a word",
         "payload, checksums, the last bit of TOS and extension headers of IPv6 but for fragments are not known",
     ),
+    "nft-monitor": (
+        "lines of nft monitor trace",
+        "nft says so where the kernel had no room, but lines may have been left out",
+        "payload, checksums, sequence numbers, fragments, and marks but at policies are not known",
+    ),
+    "xtables-monitor": (
+        "lines of xtables-monitor --trace",
+        "lines may have been left out",
+        "payload, checksums, sequence numbers, marks, types of ICMP, and some protocols are not known",
+    ),
 }
 _UNITS: Final = (
     (60_000_000_000, "minute"),

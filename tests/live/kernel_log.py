@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import threading
@@ -52,8 +51,7 @@ def _reading(path):
                     continue
                 except BlockingIOError:
                     pass
-                except OSError as error:
-                    assert error.errno == errno.EPIPE  # overwritten before it was read
+                except BrokenPipeError:  # overwritten before it was read
                     overruns.append(1)
                     continue
                 if last:

@@ -82,7 +82,6 @@ def test_hits_are_the_kernels_counters(lab, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     hits, found = judged(tmp_path / "t.db")
-    print(found, overruns)
     assert without_trace(hits) == without_trace(ground_truth.counters(saved))
     assert (found["mixed"], found["incomplete"], found["ambiguous"]) == (0, 0, 0)
     assert not overruns
