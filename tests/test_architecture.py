@@ -38,8 +38,10 @@ MAY_IMPORT = {
     "decode": {"decode"},
     "demo": {"demo", "kernel"},
     "pcap": {"pcap", "decode", "libc"},
+    "pasted": {"pasted", "decode", "matching", "pcap"},
     "redact": {"redact", "decode", "recording.rows", "recording.kinds", "recording.hosts"},
     "recorder": {"recorder", "kernel", "recording"},
+    "extcap": {"extcap", "kernel", "recorder.signals"},
     "rulesets": {"rulesets", "decode", "recording.rows", "recording.kinds"},
     "context": {"context", "decode", "recording.rows", "recording.kinds"},
     "packets": {
@@ -127,9 +129,11 @@ MAY_IMPORT = {
         "recorder",
         "recording",
         "redact",
+        "extcap",
         "pack",
         "lake",
         "decode",
+        "pasted",
         "pcap",
         "rulesets",
         "context",
@@ -160,7 +164,7 @@ HOMES = {
     "dpkt": {"decode", "pcap"},
     "socket": {"kernel", "demo"},
     "pytest": {"pytest_plugin"},
-    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder", "metrics"},
+    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder", "metrics", "extcap"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

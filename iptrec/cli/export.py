@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.follower import (
+    Held,
+    Parent,
+    Tally,
+    give_up_rights,
+    look_as_nobody,
+    tell_tally,
+    while_read,
+)
 from iptrec.cli.help_ import Command, unless_commanded
 from iptrec.cli.output import Jobs, Mode
 from iptrec.cli.several import HELP
@@ -116,10 +125,24 @@ def pcapng(
             " ethernet: always with a header, of zeros where none was recorded.",
         ),
     ] = "auto",
+    epb_verdict: Annotated[
+        bool,
+        typer.Option(
+            "--epb-verdict/--no-epb-verdict",
+            help="The verdict as an option of its own, too, frame.verdict.hw. Wireshark 4.0 writes a damaged"
+            " file when it saves such packets.",
+        ),
+    ] = True,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait for more until the recording is closed.")
+    ] = False,
     force: Force = False,
     mode: Mode = "",
     jobs: Jobs = 1,
     quiet: Quiet = False,
+    held: Held = None,
+    parent: Parent = None,
+    tally: Tally = False,
 ) -> int:
     """Write packets for Wireshark, with their paths as comments.
 
@@ -131,6 +154,8 @@ def pcapng(
 
       iptrec export pcapng trace.db -o trace.pcapng
 
+      iptrec export pcapng trace.db -o - --follow | wireshark -k -i -
+
       iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
     """
     from iptrec.cli.output import exported
@@ -140,14 +165,30 @@ def pcapng(
         raise UsageError(f"--link {link!r}: must be one of auto, raw, ethernet")
     if stages and events:
         raise UsageError("--stages and --events are two different files; ask for one")
+    if follow and chosen.more:
+        raise UsageError("--follow waits for more of one recording; give one")
+    look_as_nobody(held)
+    every = [recording, *chosen.more]
     # Among the events may be some that belong to no packet, anywhere.
-    with _chosen(recording, chosen, index=not events, jobs=jobs, quiet=quiet) as asked:
+    index = not (events or follow)
+    with _chosen(
+        recording, chosen, index=index, jobs=jobs, quiet=quiet, grows=follow, held=held
+    ) as asked:
         rows = asked.recording.rows
-        with exported(output, [recording, *chosen.more], force=force, mode=mode) as stream:
-            capture = Capture(rows.facts, link, {one.kind for one in rows.streams})
+        with exported(output, every, force=force, mode=mode, grows=follow) as stream:
+            kinds = {one.kind for one in rows.streams}
+            capture = Capture(rows.facts, link, kinds, verdicts=epb_verdict)
             what: Content = "stages" if stages else "events" if events else "packets"
-            for blocks in section(capture, rows, asked.packets, what):
+            give_up_rights(held, parent)
+            ticks = while_read(asked.recording.ticks(), stream) if follow else None
+            for blocks in section(capture, rows, asked.packets, what, ticks):
                 stream.write(blocks)
+                if follow:
+                    stream.flush()
+        if tally:
+            tell_tally(capture.verdicts, rows)
+        if held is not None:
+            return EXIT_DONE  # the recorder tells the rest
         if events and not quiet:
             _tell_left_out({one.kind for one in rows.streams} - EVENTS)
         return asked.ending(capture.written)
@@ -318,12 +359,20 @@ def _rows(recording: recorded.Recording, packets: Packets) -> Iterator[tuple[str
 
 @contextlib.contextmanager
 def _chosen(
-    path: str, chosen: which.Chosen, *, index: bool = False, jobs: int, quiet: bool
+    path: str,
+    chosen: which.Chosen,
+    *,
+    index: bool = False,
+    jobs: int,
+    quiet: bool,
+    grows: bool = False,
+    held: int | None = None,
 ) -> Iterator[_Chosen]:
     from iptrec.cli import recordings
 
+    bar = not (quiet or grows)
     with recordings.opened(
-        path, *chosen.more, index=index, bar=not quiet, jobs=jobs, merged=True
+        path, *chosen.more, held=held, index=index, bar=bar, jobs=jobs, merged=True
     ) as recording:
         conditions = chosen.of(recording)
         packets = recording.packets(chosen.filter, **conditions).columns()

@@ -1,49 +1,70 @@
-"""A process that shows a recording while it grows. It has no rights: what it decodes comes from strangers."""
+"""A process that reads a recording while it grows. It has no rights: what it decodes comes from strangers.
+
+`Follower` starts it; `look_as_nobody` and `give_up_rights` are what it does itself, and `while_read` ends it
+when nobody reads what it writes any more.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import subprocess
-from typing import IO, TYPE_CHECKING, Final
+import sys
+from collections import Counter
+from typing import IO, TYPE_CHECKING, Annotated, Final
+
+import typer
 
 from iptrec.errors import EXIT_DONE
+from iptrec.names import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import BinaryIO, TextIO
+
+    from iptrec.recording.rows import Recording
 
 
 _PATIENCE_S: Final = 5.0
+_BEHIND_OTHERS: Final = 10  # nice(2)
+Held = Annotated[int | None, typer.Option("--held", hidden=True)]
+Parent = Annotated[int | None, typer.Option("--parent", hidden=True)]
+Tally = Annotated[bool, typer.Option("--tally", hidden=True)]
 
 
 class Follower:
-    """``iptrec show --follow``; ``arguments``: the recording's path, options of `show`, a filter.
+    """``iptrec show --follow``, or another command; ``arguments``: the recording's path, its options, a filter.
 
     It inherits a descriptor of the recording, opens it, and becomes a user without rights before it reads what
     was recorded. It has a session of its own: Ctrl-C is for the recorder to answer, and nothing can be typed
     into the recorder's terminal (TIOCSTI).
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self._arguments = arguments
+    def __init__(self, arguments: Sequence[str], command: Sequence[str] = ("show",)) -> None:
+        self._arguments, self._command = arguments, command
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(
-        self, descriptor: int, pipe: IO[bytes] | None = None, open_for_life: Sequence[int] = ()
+        self,
+        descriptor: int,
+        stdout: IO[bytes] | None = None,
+        open_for_life: Sequence[int] = (),
+        *,
+        silent: bool = False,
     ) -> None:
         """Begin to follow; ``descriptor`` is the recording's.
 
-        Into a ``pipe`` it writes without a word on stderr. ``open_for_life``: descriptors that it inherits, so
-        that their pipes tell when it has ended.
+        ``stdout``: where it writes, if not to ours. ``silent``: without a word on stderr. ``open_for_life``:
+        descriptors that it inherits, so that their pipes tell when it has ended.
         """
         from iptrec.kernel.process import iptrec
 
         beside = f"--held={descriptor}", f"--parent={os.getpid()}"
-        show = iptrec("show", "--follow", *beside, *self._arguments)
         self._child = subprocess.Popen(
-            show,
+            iptrec(*self._command, "--follow", *beside, *self._arguments),
             stdin=subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=subprocess.DEVNULL if pipe else None,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL if silent else None,
             pass_fds=(descriptor, *open_for_life),
             start_new_session=True,
         )
@@ -67,3 +88,61 @@ class Follower:
             except subprocess.TimeoutExpired:  # Python may lose the signal where it loads a module
                 self._child.kill()
                 self._child.wait()
+
+
+def look_as_nobody(held: int | None) -> None:
+    """Beside a recorder that is root: be somebody who can write no file.
+
+    ``held``: a descriptor of its recording; None: there is no recorder.
+    """
+    if held is not None:
+        from iptrec.kernel import host, privileges
+
+        privileges.look_as(*host.nobody())
+
+
+def give_up_rights(held: int | None, parent: int | None, *, behind_others: bool = False) -> None:
+    """Beside a recorder, ``parent``: what comes next are strangers' packets.
+
+    All code is loaded before: it may lie where only root can read it.
+    ``behind_others``: run from now on only while the processor has little else to do; not before, for until
+    then it has rights.
+    """
+    if held is not None:
+        from iptrec.answers import behind
+        from iptrec.decode import packet
+        from iptrec.kernel import privileges, process
+        from iptrec.recording import packing  # noqa: F401 - of chunks
+        from iptrec.views import escape, json_lines, show, title  # noqa: F401 - escape: for errors
+
+        packet.load()
+        behind.load()
+        privileges.give_up()
+        if parent is not None:
+            process.end_with_parent(parent)
+        if behind_others:
+            os.nice(_BEHIND_OTHERS)
+
+
+def while_read(ticks: Iterable[int], stream: BinaryIO | TextIO) -> Iterator[int]:
+    """The ticks, up to when nobody reads the pipe or the socket any more: then a BrokenPipeError.
+
+    Where no packet comes, no write would tell.
+    """
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    for tick in ticks:
+        if any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0)):
+            raise BrokenPipeError
+        yield tick
+
+
+def tell_tally(verdicts: Counter[str], recording: Recording) -> None:
+    """What was seen, on stderr, for `iptrec trace`."""
+    from iptrec.recording.rows import lost_events
+    from iptrec.views.losses import how_many
+
+    packets = counted(verdicts.total(), "packet")
+    each = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
+    lost = how_many(lost_events(recording)) or "none lost"
+    print(f"traced {packets}{f': {each}' if each else ''} ({lost})", file=sys.stderr)

@@ -64,20 +64,29 @@ def opened(
 
 @contextlib.contextmanager
 def exported(
-    output: str, recording: Files, *, force: bool, mode: str = "", grows: bool = False
+    output: str,
+    recording: Files,
+    *,
+    force: bool,
+    mode: str = "",
+    grows: bool = False,
+    option: str = "--output",
 ) -> Iterator[BinaryIO]:
-    """A stream of bytes to a file, which is there whole or not at all; or to stdout for "-"."""
+    """A stream of bytes to a file, which is there whole or not at all; or to stdout for "-".
+
+    ``grows``: see `opened`. ``option``: that names it.
+    """
     from iptrec.files import Draft
 
     if output == "-":
         if sys.stdout.isatty():
-            raise UsageError("--output - would write bytes to the terminal; use a pipe or a file")
+            raise UsageError(f"{option} - would write bytes to the terminal; use a pipe or a file")
         with _stdout():
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         return
     target = Path(output)
-    with _writing(target, recording, force=force) as device:
+    with _writing(target, recording, force=force, option=option) as device:
         if device is not None:
             yield device
             return
@@ -141,7 +150,12 @@ def publish(draft: Draft | DraftDirectory, *, replace: bool) -> None:
 
 @contextlib.contextmanager
 def _writing(
-    target: Path, recording: Files, *, force: bool, directory: bool = False
+    target: Path,
+    recording: Files,
+    *,
+    force: bool,
+    directory: bool = False,
+    option: str = "--output",
 ) -> Iterator[BinaryIO | None]:
     """A device or a pipe, which is written to; None for what is to be made.
 
@@ -152,32 +166,34 @@ def _writing(
     try:
         device = None if directory else open_device(target)
         if device is None:
-            _check_target(target, recording, force=force, directory=directory)
+            _check_target(target, recording, force=force, directory=directory, option=option)
             yield None
         else:
             with open(device, "wb") as file:  # noqa: PTH123 - no name
                 yield file
     except FileExistsError:
-        raise UsageError(f"{target} exists; use --force or another --output") from None
+        raise UsageError(f"{target} exists; use --force or another {option}") from None
     except OSError as error:
         raise RecordingError(f"cannot write {target}: {strerror(error)}") from None
 
 
-def _check_target(target: Path, recording: Files, *, force: bool, directory: bool) -> None:
+def _check_target(
+    target: Path, recording: Files, *, force: bool, directory: bool, option: str
+) -> None:
     if os.path.lexists(target) and not force:
-        raise UsageError(f"{target} exists; use --force or another --output")
+        raise UsageError(f"{target} exists; use --force or another {option}")
     if target.is_symlink():
         raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
     if not target.exists():
         return
     for one in [recording] if isinstance(recording, str) else recording:
         if one != "-" and target.samefile(one):
-            raise UsageError(f"--output {target} is the recording itself; choose another file")
+            raise UsageError(f"{option} {target} is the recording itself; choose another file")
     if target.is_dir() != directory:
         what = "not a directory" if directory else "a directory"
-        raise UsageError(f"{target} is {what}; choose another --output")
+        raise UsageError(f"{target} is {what}; choose another {option}")
     if not (directory or target.is_file()):
-        raise UsageError(f"{target} is not a regular file; choose another --output")
+        raise UsageError(f"{target} is not a regular file; choose another {option}")
 
 
 def _check_export(target: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Final, TextIO
@@ -13,11 +12,19 @@ import typer
 
 from iptrec.cli import layout as printing
 from iptrec.cli import selection as which
+from iptrec.cli.follower import (
+    Held,
+    Parent,
+    Tally,
+    give_up_rights,
+    look_as_nobody,
+    tell_tally,
+    while_read,
+)
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.cli.output import Mode
 from iptrec.cli.several import HELP
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
-from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +33,6 @@ if TYPE_CHECKING:
     from iptrec.packets.model import Traversal
     from iptrec.views.timestamps import Clock
 
-_BEHIND_OTHERS: Final = 10  # nice(2)
 _ORPHANS: Final = "all events without a packet"
 Phys = Annotated[
     bool,
@@ -112,9 +118,9 @@ def show(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
     ] = False,
-    held: Annotated[int | None, typer.Option("--held", hidden=True)] = None,
-    parent: Annotated[int | None, typer.Option("--parent", hidden=True)] = None,
-    tally: Annotated[bool, typer.Option("--tally", hidden=True)] = False,
+    held: Held = None,
+    parent: Parent = None,
+    tally: Tally = False,
 ) -> int:
     """Show packets step by step through tables, chains and rules.
 
@@ -153,7 +159,7 @@ def show(
     form = printing.form(brief, classic=classic, choose=terminal and not verbose)
     shown: int | None = None  # where the pager was quit
     verdicts: Counter[str] = Counter()
-    _look_as_nobody(held)
+    look_as_nobody(held)
     if follow and chosen.more:
         raise UsageError("--follow waits for more of one recording; give one")
     with recordings.opened(
@@ -165,7 +171,7 @@ def show(
             conditions = chosen.of(source)
             everything = not (chosen.filter or conditions)
             packets = source.packets(chosen.filter, **conditions)
-            _give_up_rights(held, parent, behind_others=quiet)
+            give_up_rights(held, parent, behind_others=quiet)
             if orphans:
                 if not everything or follow or limit or tail:
                     raise UsageError(f"--orphans shows {_ORPHANS}; leave the rest out")
@@ -176,7 +182,7 @@ def show(
                 source, stream, layout, form, places, alone=alone, grows=follow
             )
             taken = packets.columns()
-            growing = packets.follow() if follow else taken
+            growing = taken.follow(while_read(source.ticks(), stream)) if follow else taken
             if json and not (follow or places or limit or tail):
                 shown = printer.columns(taken)
             else:
@@ -184,7 +190,7 @@ def show(
                 found = _counted(found, verdicts) if tally else found
                 shown = printer.json(found) if json else printer.text(found)
         if tally:
-            _tell_tally(verdicts, source)
+            tell_tally(verdicts, source.rows)
         none = shown == 0
         if not quiet:
             remarks = [printing.CHOSE_BRIEF] if printer.chose_brief else []
@@ -202,17 +208,6 @@ def _counted(packets: Iterable[Traversal], verdicts: Counter[str]) -> Iterator[T
     for one in packets:
         verdicts[one.verdict] += 1
         yield one
-
-
-def _tell_tally(verdicts: Counter[str], recording: Recording) -> None:
-    """What was seen, on stderr, for `iptrec trace`."""
-    from iptrec.recording.rows import lost_events
-    from iptrec.views.losses import how_many
-
-    packets = counted(verdicts.total(), "packet")
-    each = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
-    lost = how_many(lost_events(recording.rows)) or "none lost"
-    print(f"traced {packets}{f': {each}' if each else ''} ({lost})", file=sys.stderr)
 
 
 def _check(
@@ -240,36 +235,6 @@ def _stream(
 
             stream = stack.enter_context(pager.paged())
         yield stream
-
-
-def _look_as_nobody(held: int | None) -> None:
-    """Beside a recorder that is root (`follower`): be somebody who can write no file."""
-    if held is not None:
-        from iptrec.kernel import host, privileges
-
-        privileges.look_as(*host.nobody())
-
-
-def _give_up_rights(held: int | None, parent: int | None, *, behind_others: bool) -> None:
-    """Beside a recorder, ``parent``: what comes next are strangers' packets.
-
-    All code is loaded before: it may lie where only root can read it. ``behind_others``: run from now on only
-    while the processor has little else to do; not before, for until then it has rights.
-    """
-    if held is not None:
-        from iptrec.answers import behind
-        from iptrec.decode import packet
-        from iptrec.kernel import privileges, process
-        from iptrec.recording import packing  # noqa: F401 - of chunks
-        from iptrec.views import escape, json_lines, show, title  # noqa: F401 - escape: for errors
-
-        packet.load()
-        behind.load()
-        privileges.give_up()
-        if parent is not None:
-            process.end_with_parent(parent)
-        if behind_others:
-            os.nice(_BEHIND_OTHERS)
 
 
 def _show_orphans(recording: Recording, stream: TextIO, clock: Clock, *, json: bool) -> int:

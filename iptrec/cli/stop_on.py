@@ -47,7 +47,7 @@ class Lookout:
     def start(self, recording: int) -> None:
         """Begin to look at the recording with this descriptor."""
         if self._follower is not None:
-            self._follower.start(recording, self._writing)
+            self._follower.start(recording, self._writing, silent=True)
             self._writing.close()
 
     def stop(self) -> None:

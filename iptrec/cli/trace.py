@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -20,6 +20,7 @@ from iptrec.cli.follower import Follower
 from iptrec.cli.gzipped import is_gzipped
 from iptrec.cli.live import INFO, Live, levels
 from iptrec.cli.output import GROUP as OUTPUT
+from iptrec.cli.output import exported
 from iptrec.errors import EXIT_TROUBLE, UsageError
 
 
@@ -62,6 +63,16 @@ def trace(
     ] = False,
     utc: which.Utc = False,
     json: showing.Json = False,
+    pcapng: Annotated[
+        str,
+        typer.Option(
+            "--pcapng",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="Instead of text, pcapng for Wireshark, each packet at once with its path as a comment;"
+            " - is stdout.",
+        ),
+    ] = "",
     color: showing.Colour = "auto",
     log_level: option.LogLevel = "info",
     verbose: option.Verbose = False,
@@ -80,6 +91,7 @@ def trace(
       iptrec trace tcp port 443
       iptrec trace icmp -o trace.db -- ping -c1 10.0.0.5
       iptrec trace --json -- curl -s http://10.0.0.5/ | jq .verdict
+      iptrec trace --pcapng - tcp port 443 | wireshark -k -i -
     """
     from iptrec.kernel.undo.outlived import outlived
     from iptrec.recording import private
@@ -104,27 +116,39 @@ def trace(
             modprobe=not skip_modprobe, duration=duration, packets=packets, max_size=max_size,
             snaplen=snaplen, force=force,
         )  # fmt: skip
-        viewer = Follower(
-            [
-                str(path), "--color", color,
-                *(["--chain", chains] if chains else []),
-                *(["--verdict", verdicts] if verdicts else []),
-                "--phys" if phys else "--no-phys",
-                "--ct" if ct else "--no-ct",
-                "--rules" if rules else "--no-rules",
-                "--iface-changes" if iface_changes else "--no-iface-changes",
-                *(["--brief"] if brief else []),
-                *(["--utc"] if utc else []),
-                *(["--json"] if json else []),
-                *(["--tally"] if level >= INFO else []),
-            ]
-        )  # fmt: skip
+        wanted = [
+            str(path),
+            *(["--chain", chains] if chains else []),
+            *(["--verdict", verdicts] if verdicts else []),
+            *(["--tally"] if level >= INFO else []),
+        ]
+        stdout = None
+        if pcapng:
+            if json or brief:
+                raise UsageError(
+                    "--pcapng is written instead of text; leave --json and --brief out"
+                )
+            stdout = stack.enter_context(_capture(pcapng, path, force=force))
+            viewer = Follower([*wanted, "-o", "-"], ["export", "pcapng"])
+        else:
+            viewer = Follower(
+                [
+                    *wanted, "--color", color,
+                    "--phys" if phys else "--no-phys",
+                    "--ct" if ct else "--no-ct",
+                    "--rules" if rules else "--no-rules",
+                    "--iface-changes" if iface_changes else "--no-iface-changes",
+                    *(["--brief"] if brief else []),
+                    *(["--utc"] if utc else []),
+                    *(["--json"] if json else []),
+                ]
+            )  # fmt: skip
         reading, writing = os.pipe2(os.O_CLOEXEC)
         stack.callback(os.close, reading)
         life = stack.enter_context(os.fdopen(writing, "wb"))
 
         def begun(descriptor: int) -> None:
-            viewer.start(descriptor, open_for_life=(life.fileno(), *at_work))
+            viewer.start(descriptor, stdout, (life.fileno(), *at_work))
             life.close()
 
         try:
@@ -138,6 +162,14 @@ def trace(
     live.tell_end(outcome)
     live.tell(recording.stopped_by(outcome, output))
     return EXIT_TROUBLE if status == EXIT_TROUBLE else outcome.exit_status
+
+
+def _capture(target: str, recording: Path, *, force: bool) -> BinaryIO:
+    """Where the pcapng goes; a file has its name from the beginning on."""
+    if target != "-" and Path(target).absolute() == recording.absolute():
+        raise UsageError(f"--pcapng {target} is the recording itself; choose another file")
+    with exported(target, [], force=force, grows=True, option="--pcapng") as stream:
+        return os.fdopen(os.dup(stream.fileno()), "wb")
 
 
 def _doing(words: list[str] | None, netns: str | None) -> str:

@@ -45,9 +45,14 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 _MOST: Final = 64
 
 
+def has_net_admin() -> bool:
+    """Whether we may trace."""
+    return bool(_sets()[0] >> NET_ADMIN & 1)
+
+
 def require_net_admin() -> None:
     """Raise `HostError` without CAP_NET_ADMIN, which root of a container has only if it was given."""
-    if not _sets()[0] >> NET_ADMIN & 1:
+    if not has_net_admin():
         if os.geteuid() == 0:
             raise HostError(
                 "recording needs CAP_NET_ADMIN, which this root does not have; a container gets it by"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_SYSTEM: Final = (
+SYSTEM: Final = (
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
 )  # fmt: skip
 _KEPT: Final = ("XTABLES_LOCKFILE",)  # iptables(8)
@@ -56,7 +56,7 @@ def search_path() -> str:
     they would mean whatever directory we happen to be in.
     """
     own = [one for one in os.environ.get("PATH", "").split(":") if one.startswith("/")]
-    places = [*_SYSTEM, *own] if os.geteuid() == 0 else [*own, *_SYSTEM]
+    places = [*SYSTEM, *own] if os.geteuid() == 0 else [*own, *SYSTEM]
     return ":".join(dict.fromkeys(places))
 
 

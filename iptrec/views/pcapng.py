@@ -1,12 +1,12 @@
 """``iptrec export pcapng``: packets for Wireshark, each with its path through the rules in comments.
 
-A block is written as https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html has it, little
-endian. What is said of a packet depends on its path alone, so it is made once for each path.
+What is said of a packet depends on its path alone, so it is made once for each path.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
@@ -20,13 +20,23 @@ from iptrec.names import counted
 from iptrec.recording.hosts import hosts
 from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
-from iptrec.views import frames
+from iptrec.views import frames, rebuilt
 from iptrec.views.cells import copy
 from iptrec.views.escape import printable
 from iptrec.views.frames import header_sizes, wire_lengths
 from iptrec.views.losses import how_many
 from iptrec.views.packet_json import iso_time
 from iptrec.views.paths import end_line, ending
+from iptrec.views.pcapng_blocks import (
+    INTERFACE,
+    SECTION,
+    STATISTICS,
+    Blocks,
+    block,
+    encoded,
+    resolved,
+    split,
+)
 from iptrec.views.pcapng_fields import fields
 from iptrec.views.text import end_words
 
@@ -52,27 +62,21 @@ RAW: Final = 101
 NFLOG: Final = 239
 NETLINK: Final = 253
 
-_SECTION, _INTERFACE, _NAMES, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 4, 5, 6
 _COMMENT = 1
 _OS, _APPLICATION = 3, 4  # of a section
 _NAME, _DESCRIPTION, _RESOLUTION, _FILTER = 2, 3, 9, 11  # of an interface
-_FLAGS, _PACKET_ID = 2, 5  # of a packet; for its verdict see `fields`
+_FLAGS, _PACKET_ID, _VERDICT = 2, 5, 7  # of a packet
 _FIRST, _LAST, _RECEIVED, _DROPPED = 2, 3, 4, 5  # of statistics
 _MOST_DROPPED: Final = 2**64 - 1  # what the field holds; the comment has the true sum
 _INBOUND, _OUTBOUND = 1, 2
-_IPV4_NAME, _IPV6_NAME = 1, 2
+_VERDICT_OPAQUE = b"\0"  # "hardware": bytes that the standard gives no meaning
 
-# An enhanced packet block is a head, the packet, options, and a tail: the total length again.
-_HEAD: Final = np.dtype(
-    [(name, "<u4") for name in ("type", "total", "interface", "high", "low", "captured", "length")]
-)
-_TAIL: Final = 4
 _ID: Final = np.dtype([("code", "<u2"), ("size", "<u2"), ("number", "<u8")])
 _NETLINK_HEADER: Final = 16
 # tcpdump.org/linktypes/LINKTYPE_NETLINK.html: sent to us, ARPHRD_NETLINK, NETLINK_NETFILTER
 _COOKED: Final = struct.pack(">HH10xH", 0, 824, 12)
+_NONE_LOST: Final = "no event was lost"
 _LONGEST: Final = 60_000  # bytes of a comment; an option has at most 65,535
-_IPV4_BYTES: Final = 4
 _POSTROUTING, _OUTPUT = 4, 3  # enum nf_inet_hooks
 
 
@@ -95,41 +99,74 @@ EVENTS: Final = frozenset(_SOURCES)  # kinds of streams whose events Wireshark c
 class Capture:
     """A pcapng section that grows. Its methods return the bytes that come next."""
 
-    def __init__(self, facts: Facts, link: str, kinds: Collection[str] = ("nflog",)) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        link: str,
+        kinds: Collection[str] = ("nflog",),
+        *,
+        verdicts: bool = True,
+    ) -> None:
         """``link``: "auto", "raw" or "ethernet" (with zeros where no link header was recorded).
 
-        ``kinds``: of the recording's streams.
+        ``kinds``: of the recording's streams. ``verdicts``: as options of the packets.
         """
         self._facts = facts
         self._lossy = _SOURCES["nflog" if "nflog" in kinds else "nftrace"]
         self._link = link
+        self._grows, self._verdicts = False, verdicts
         self.written = 0  # traversals
+        self.verdicts: Counter[str] = Counter()  # of their packets
         self._numbers: dict[_Name, int] = {}
         self._seen: list[tuple[int, int, int]] = []  # per interface: packets, first and last ns
 
-    def begin(self, losses: Sequence[Loss], names: Iterable[tuple[IP, str]]) -> bytes:
-        """The section's header: who, where, what for, how complete; and the names of addresses."""
+    def begin(
+        self,
+        losses: Sequence[Loss] | None,
+        names: Iterable[tuple[IP, str]],
+        remarks: Sequence[str] = (),
+    ) -> bytes:
+        """The section's header: who, where, what for, how complete; and the names of addresses.
+
+        ``losses``: None where the recording grows: what is lost of it is told in the end. ``remarks``: what
+        else is to be said, such as why it is not known whether events were lost.
+        """
         facts = self._facts
         words = [
             f"recorded by iptrec {facts.iptrec} on {facts.host} from {iso_time(facts.started_ns)}",
             f"filter: {facts.filter or 'none'}",
-            f"{how_many(losses)} (see the statistics of {self._lossy.name})"
-            if losses
-            else "no event was lost",
-            "closed cleanly" if facts.closed else "not closed: cut off or still running",
+            *remarks,
         ]
-        body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(
+        if losses is None:
+            words.append(f"live: what was lost is in the last statistics of {self._lossy.name}")
+        else:
+            words += [
+                f"{how_many(losses)} (see the statistics of {self._lossy.name})"
+                if losses
+                else "no event is known to be lost"
+                if remarks
+                else _NONE_LOST,
+                _closed(facts),
+            ]
+        body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + encoded(
             (_OS, facts.kernel),
             (_APPLICATION, f"iptrec {__version__}"),
             (_COMMENT, "; ".join(words)),
         )
-        return _block(_SECTION, body) + _names(names)
+        found = [block(SECTION, body), resolved(names)]
+        if losses is None:
+            self._grows = True
+            self._interface(self._lossy, found)
+        return b"".join(found)
 
     def packets(self, batch: Batch, stages: Stages, paths: Sequence[Path]) -> bytes | memoryview:
         """Stages of a batch's packets; it has the numbers of their ``paths``, from 1."""
         if not len(stages.row):
             return b""
         window = batch.window
+        met, count = np.unique(batch.paths[batch.positions], return_counts=True)
+        for one, packets in zip(met.tolist(), count.tolist(), strict=True):
+            self.verdicts[paths[one - 1].verdict] += packets
         events = window.events.take(stages.row)
         outbound = (events.hook == _OUTPUT) | (events.hook == _POSTROUTING)
         index = np.where(outbound, events.outdev, events.indev)
@@ -139,7 +176,7 @@ class Capture:
         interface = self._interfaces(names, which, headers > 0, (batch.host, batch.netns), found)
         times = _times(window.events, stages.begun)
         self._count(interface, times)
-        options, of = _packet_options(batch, stages, outbound, paths)
+        options, of = _packet_options(batch, stages, outbound, paths, verdicts=self._verdicts)
         captured = events.payload_length + headers
         blocks = Blocks(captured, np.array([len(one) for one in options])[of] + _ID.itemsize)
         blocks.write_heads(interface, times, wire_lengths(events, headers))
@@ -176,16 +213,17 @@ class Capture:
         )
         return b"".join([*found, blocks.buffer.data])
 
-    def end(self, losses: Sequence[Loss]) -> bytes:
-        """The interfaces' statistics. What was lost has an interface of its own: its packets are not known."""
+    def end(self, losses: Sequence[Loss], facts: Facts) -> bytes:
+        """The interfaces' statistics. What was lost has an interface of its own: its packets are not known.
+
+        ``facts``: of the recording as it is now.
+        """
         found: list[bytes] = []
-        lost = None
-        if losses:
-            lost = self._interface(self._lossy, found)
+        lost = self._interface(self._lossy, found) if losses or self._grows else None
         for number, (packets, first, last) in enumerate(self._seen):
             options: list[tuple[int, str | bytes]] = [(_RECEIVED, struct.pack("<Q", packets))]
             if packets:
-                options += [(_FIRST, _split(first)), (_LAST, _split(last))]
+                options += [(_FIRST, split(first)), (_LAST, split(last))]
             if number == lost:
                 dropped = sum(loss.events or 0 for loss in losses)
                 options.append((_DROPPED, struct.pack("<Q", min(dropped, _MOST_DROPPED))))
@@ -194,10 +232,11 @@ class Capture:
                     f" {'? events' if one.events is None else counted(one.events, 'event')}"
                     for one in losses[:100]
                 )
-                options.append((_COMMENT, f"{how_many(losses)}: {spans}"))
-            moment = self._facts.stopped_ns or last
-            body = struct.pack("<I", number) + _split(moment) + _options(*options)
-            found.append(_block(_STATISTICS, body))
+                told = f"{how_many(losses)}: {spans}" if losses else _NONE_LOST
+                options.append((_COMMENT, f"{told}; {_closed(facts)}" if self._grows else told))
+            moment = facts.stopped_ns or last
+            body = struct.pack("<I", number) + split(moment) + encoded(*options)
+            found.append(block(STATISTICS, body))
         return b"".join(found)
 
     def _interfaces(
@@ -230,7 +269,7 @@ class Capture:
         options.append((_RESOLUTION, b"\x09"))  # 10^-9 s
         if self._facts.filter:
             options.append((_FILTER, b"\0" + self._facts.filter.encode()))
-        found.append(_block(_INTERFACE, struct.pack("<HHI", one.link, 0, 0) + _options(*options)))
+        found.append(block(INTERFACE, struct.pack("<HHI", one.link, 0, 0) + encoded(*options)))
         return number
 
     def _count(self, number: I64, times: I64) -> None:
@@ -246,7 +285,7 @@ class Capture:
 
 
 def _packet_options(
-    batch: Batch, stages: Stages, outbound: Mask, paths: Sequence[Path]
+    batch: Batch, stages: Stages, outbound: Mask, paths: Sequence[Path], *, verdicts: bool
 ) -> tuple[list[bytes], I64]:
     """The options of packets: distinct ones, and the number of each packet's, shape (n,)."""
     window = batch.window
@@ -264,9 +303,11 @@ def _packet_options(
         steps = shown([window.resolver.places[place] for place in one.path])
         backends = [window.resolver.backends[one.path[step]].name for step in steps]
         count = sum(step < until for step in steps)
+        verdict = (_VERDICT, _VERDICT_OPAQUE + printable(path.verdict).encode())
         found.append(
-            _options(
+            encoded(
                 (_FLAGS, struct.pack("<I", _OUTBOUND if outbound[at] else _INBOUND)),
+                *([verdict] if verdicts else []),
                 (_COMMENT, comment(path, told, count, last=bool(last[at]))),
                 (_COMMENT, fields(path, number, told, backends, count)),
             )
@@ -285,34 +326,6 @@ def _odd_ends(batch: Batch) -> I64:
     return found
 
 
-class Blocks:
-    """Enhanced packet blocks, one behind the other, of zeros until they are filled.
-
-    ``frame``, ``options``: where these begin, shape (n,).
-    """
-
-    def __init__(self, captured: I64, options: I64) -> None:
-        """``captured``, ``options``: bytes of each."""
-        self._captured = captured
-        padded = captured + 3 & ~3
-        self._total = _HEAD.itemsize + padded + options + _TAIL
-        self._end = np.cumsum(self._total)
-        self._begin = self._end - self._total
-        self.buffer = np.zeros(int(self._end[-1]), np.uint8)
-        self.frame = self._begin + _HEAD.itemsize
-        self.options = self.frame + padded
-
-    def write_heads(self, interface: I64, times: I64, length: I64) -> None:
-        """Fill in what is before the frames, and the ends. ``length``: of the frames on the wire, bytes."""
-        heads = np.empty(len(self._total), _HEAD)
-        heads["type"], heads["total"], heads["interface"] = _PACKET, self._total, interface
-        heads["high"], heads["low"] = times >> 32, times & 0xFFFFFFFF
-        heads["captured"], heads["length"] = self._captured, length
-        spans(self.buffer, _HEAD.itemsize)[self._begin] = heads.view(f"V{_HEAD.itemsize}")
-        tails = self._total.astype("<u4").view(f"V{_TAIL}")
-        spans(self.buffer, _TAIL)[self._end - _TAIL] = tails
-
-
 def _times(events: TraceEvents, rows: I64 | slice) -> I64:
     """When, as `show` says it (epoch, ns)."""
     stamp = events.stamp_ns[rows]
@@ -324,19 +337,28 @@ def section(
     recording: Recording,
     packets: Packets,
     what: Content,
+    ticks: Iterable[int] | None = None,
 ) -> Iterator[bytes | memoryview]:
     """A whole section: the packets that are selected, or the kernel's events of them.
 
-    Of everything, the events are those that belong to no packet, too.
+    Of everything, the events are those that belong to no packet, too. ``ticks``: the recording grows; see
+    `Packets.follow`.
     """
     names = [
         (address, f"{packets.interfaces_of(namespace).name(index, one.facts.started_ns)}.{host}")
         for one, namespace, host in _hosts(recording)
         for index, address in addresses(one) or ()
     ]
-    losses = lost_events(recording)
-    yield capture.begin(losses, names)
-    for batch in packets.batches(objects=False, paths=what != "events"):
+    remarks = [one for one in (rebuilt.uncounted(recording), *rebuilt.sources(recording)) if one]
+    losses = lost_events(recording) if ticks is None else None
+    yield capture.begin(losses, names, remarks)
+    paths = what != "events"
+    source = (
+        packets.batches(objects=False, paths=paths)
+        if ticks is None
+        else packets.growing(ticks, paths=paths)
+    )
+    for batch in source:
         window, positions = batch.window, batch.positions
         if what == "events" and window.stream.kind not in EVENTS:
             continue
@@ -352,7 +374,11 @@ def section(
             continue
         stages = (all_stages if what == "stages" else first_stages)(window, positions)
         yield capture.packets(batch, stages, list(packets.book.paths))
-    yield capture.end(losses)
+    yield capture.end(lost_events(recording), recording.facts)
+
+
+def _closed(facts: Facts) -> str:
+    return "closed cleanly" if facts.closed else "not closed: cut off or still running"
 
 
 def _hosts(recording: Recording) -> list[tuple[Recording, int, str]]:
@@ -394,41 +420,3 @@ def _line(step: PathStep) -> str:
     return (
         f"{where}{number} {printable(step.spec or '(not in the recorded ruleset)')[:4000]}{target}"
     )
-
-
-def _names(names: Iterable[tuple[IP, str]]) -> bytes:
-    records = [
-        _option(
-            _IPV4_NAME if len(address.packed) == _IPV4_BYTES else _IPV6_NAME,
-            address.packed + printable(name).encode() + b"\0",
-        )
-        for address, name in names
-    ]
-    return _block(_NAMES, b"".join([*records, bytes(4)])) if records else b""
-
-
-def _split(time_ns: int) -> bytes:
-    return struct.pack("<II", time_ns >> 32 & 0xFFFFFFFF, time_ns & 0xFFFFFFFF)
-
-
-def _options(*options: tuple[int, str | bytes]) -> bytes:
-    """Options and their end."""
-    return b"".join(
-        _option(code, printable_lines(value) if isinstance(value, str) else value)
-        for code, value in options
-    ) + bytes(4)  # fmt: skip
-
-
-def printable_lines(text: str) -> bytes:
-    """Lines that are safe on a terminal, as bytes of at most what an option takes."""
-    safe = "\n".join(printable(line) for line in text.split("\n")).encode()
-    return safe[:65_000].decode(errors="ignore").encode()
-
-
-def _option(code: int, value: bytes) -> bytes:
-    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
-
-
-def _block(kind: int, body: bytes) -> bytes:
-    size = len(body) + 12
-    return struct.pack("<II", kind, size) + body + struct.pack("<I", size)

@@ -2,8 +2,8 @@
 
 iptrec/wireshark/iptrec.lua makes Wireshark's fields of it. Of what pcapng offers, a second comment is all that
 Wireshark 4.0 both shows to a Lua script and writes again without damage. It gives scripts no custom options
-(which need an enterprise number of one's own), and where a packet has an epb_verdict, its `tshark -w` and "Save
-As" write a damaged file (4.0.17, pcapng_write_packet_verdict_option in wiretap/pcapng.c).
+(which need an enterprise number of one's own); and of an epb_verdict, which packets have as well, it writes a
+damaged option when it saves packets (4.0.17, wiretap/pcapng.c).
 
 The comment is ``iptrec:1?`` and NAME=VALUE, joined by ``&``. In a value, what is not a letter, a digit or in
 `_PLAIN` is %XX of a byte of its UTF-8, so that nothing in a name or a rule can end it. docs/wireshark.md has

@@ -66,17 +66,18 @@ def export(tmp_path):
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
 def test_packets_are_those_of_show(sample, export):
-    """Number, interface, direction, time and length of each, and a comment that begins with the verdict."""
+    """Number, verdict, interface, direction, time and length of each, and a comment that begins with who."""
     path = export(sample)
     shown = [json.loads(line) for line in iptrec("show", "--json", sample).stdout.splitlines()]
     found = tshark(
-        path, "frame.packet_id", "frame.interface_name", "frame.time_epoch", "frame.packet_flags_direction",
-        "frame.comment",
+        path, "frame.packet_id", "frame.verdict.hw", "frame.interface_name", "frame.time_epoch",
+        "frame.packet_flags_direction", "frame.comment",
     )  # fmt: skip
     assert len(found) == len(shown)
     for packet, row in zip(shown, found, strict=True):
-        number, interface, when, direction, comment = row
+        number, verdict, interface, when, direction, comment = row
         assert int(number) == packet["packet"]
+        assert bytes.fromhex(verdict).decode() == packet["verdict"]
         assert interface == (packet["in"] or packet["out"])
         seconds, _, rest = when.partition(".")
         assert int(seconds) * 10**9 + int(rest) == packet["time_ns"]
@@ -135,14 +136,26 @@ def test_stages_show_both_sides_of_nat(export):
     assert before[2] == after[2] == "1"
 
 
-def test_selection_by_comment(export):
-    """What the help says can be asked of any Wireshark."""
+def test_selection_by_verdict_and_comment(export):
+    """What can be asked of any Wireshark."""
     path = export(ROOT / "samples" / "loopback.db")
     dropped = iptrec("show", "--json", ROOT / "samples" / "loopback.db", "--verdict", "DROP").stdout
     count = len(dropped.splitlines())
     assert count > 0
-    expression = 'frame.comment contains "DROP by"'
-    assert len(tshark(path, "frame.number", which=["-Y", expression])) == count
+    for expression in ('frame.verdict.hw contains "DROP"', 'frame.comment contains "DROP by"'):
+        assert len(tshark(path, "frame.number", which=["-Y", expression])) == count
+
+
+def test_what_wireshark_4_0_cannot_save_can_be_left_out(export):
+    """It writes options of verdicts that nobody can read; without them what it saves is whole."""
+    path = export(HAIRPIN, "--no-epb-verdict")
+    saved = path.with_suffix(".saved")
+    subprocess.run(["tshark", "-r", path, "-w", saved], capture_output=True, check=True)
+    rows = [
+        tshark(one, "frame.packet_id", "frame.verdict.hw", "frame.comment") for one in (path, saved)
+    ]
+    assert rows[0] == rows[1]
+    assert {verdict for _, verdict, _ in rows[0]} == {""}
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
