@@ -11,7 +11,11 @@ set_plugin_info({
   repository = "iptrec",
 })
 
-local iptrec = Proto("iptrec", "iptrec: the way through netfilter's rules")
+-- Of two copies, of the host and of the user, one is enough; Wireshark refuses a protocol that there is already.
+local new, iptrec = pcall(Proto, "iptrec", "iptrec: the way through netfilter's rules")
+if not new then
+  return
+end
 
 local of_packet = {
   verdict = ProtoField.string("iptrec.verdict", "Verdict"),

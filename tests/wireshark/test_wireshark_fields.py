@@ -437,6 +437,14 @@ def test_hostile_recordings(text, export, tmp_path, tshark):
         ]
 
 
+def test_two_copies_are_as_good_as_one(tmp_path, tshark, capture):
+    """Of the host and of the user: no error, and nothing is told twice."""
+    (tmp_path / "x.pcapng").write_bytes(capture([GOOD]))
+    again = ("-X", f"lua_script:{PLUGIN}")
+    rows = tshark.fields(tmp_path / "x.pcapng", "iptrec", "iptrec.verdict", words=again)
+    assert rows == [[["iptrec: DROP"], ["DROP"]]]
+
+
 def test_the_script_touches_nothing():
     """It needs nothing of Lua's that reads or writes files, starts programs, or runs other code."""
     text = PLUGIN.read_text()
