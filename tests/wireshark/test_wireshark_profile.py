@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,11 @@ def test_buttons(export, tshark):
     lost = sum(one["verdict"] in LOST for one in packets)
     assert tshark.count(path, buttons["Lost"]) == lost > 0
     assert tshark.count(path, buttons["Unsure"]) == sum(not one["complete"] for one in packets)
+
+
+def test_the_picture():
+    """As wide as a page shows it, and light to load; `make pictures` draws it."""
+    data = (ROOT / "docs" / "wireshark.png").read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack_from(">I", data, 16) == (1280,)
+    assert len(data) < 300_000
