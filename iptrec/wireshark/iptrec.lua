@@ -11,7 +11,11 @@ set_plugin_info({
   repository = "iptrec",
 })
 
-local iptrec = Proto("iptrec", "iptrec: the way through netfilter's rules")
+-- It may be installed for all users and for this one.
+local first, iptrec = pcall(Proto, "iptrec", "iptrec: the way through netfilter's rules")
+if not first then
+  return
+end
 
 local of_packet = {
   verdict = ProtoField.string("iptrec.verdict", "Verdict"),
@@ -26,7 +30,6 @@ local of_packet = {
   end_ = ProtoField.string("iptrec.end", "End behind the rules"),
   end_text = ProtoField.string("iptrec.end.text", "Text"),
   number = ProtoField.uint64("iptrec.number", "Packet number in the recording"),
-  path = ProtoField.uint32("iptrec.path", "Path number in the recording"),
   host = ProtoField.string("iptrec.host", "Host"),
   netns = ProtoField.string("iptrec.netns", "Network namespace"),
 }
@@ -185,7 +188,7 @@ local function step(value)
 end
 
 local READERS = {
-  verdict = text, complete = flag, ambiguous = flag, path = count, host = text, netns = text, reason = text,
+  verdict = text, complete = flag, ambiguous = flag, host = text, netns = text, reason = text,
   ["end"] = text, end_text = text, rule_text = text, decided_by = decider, more = count,
 }
 
@@ -311,7 +314,6 @@ local function add_all(tree, all)
   end
   local id = packet_id()
   add(top, f.number, id and id.value)
-  add(top, f.path, all.path)
   add(top, f.host, all.host)
   add(top, f.netns, all.netns)
 end
