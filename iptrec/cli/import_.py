@@ -141,8 +141,9 @@ def _record(
             writer.add_snapshot(namespace, kind, first.time_ns, name, text, media="text")
         stream = writer.add_stream(namespace, source.kind, source.detail)
         count, last_ns, cut = _copy(writer, stream, first, events)
-        for one in source.lost:
-            writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
+        with writer.together():
+            for one in source.lost:
+                writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
         given, names = links
         if names := {**source.links, **names}:
             found = [{"index": index, "name": name} for index, name in sorted(names.items())]
