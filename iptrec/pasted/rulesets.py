@@ -50,6 +50,13 @@ def kind_of(path: str, text: bytes, family: str) -> str:
     return FAMILY_KINDS[family or said]
 
 
+def saved_alone(given: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What iptables-save printed, where nothing of nft was given beside it; contents by `kind_of`."""
+    if NFT_TEXT in given or NFT_JSON in given:
+        return {}
+    return {kind: text for kind, text in given.items() if kind in _OF_NFT}
+
+
 def snapshots(stream: str, given: Mapping[str, tuple[str, bytes]]) -> Iterator[Made]:
     """What is stored of the files, for events of a kind of stream; path and content by `kind_of`.
 
