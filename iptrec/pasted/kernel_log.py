@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from iptrec.pasted.packet import Told
     from iptrec.pasted.sources import Given
 
+_PLACE: Final = re.compile(
+    rb"TRACE: (?P<place>[^:\s]{1,32}:\S.{0,64}?:(?:rule|return|policy):[1-9]\d{0,9})(?= |$)"
+)
 _TRACE: Final = re.compile(
-    rb"TRACE: (?P<place>[^:\s]{1,32}:\S.{0,64}?:(?:rule|return|policy):[1-9]\d{0,9}) +IN=(?P<rest>.*)",
+    _PLACE.pattern + rb" +IN=(?P<rest>.*)",
     re.DOTALL,
 )  # fmt: skip
 _BEGINS: Final = re.compile(rb"TRACE: [^:\s]{1,32}:\S")
@@ -44,7 +47,7 @@ _INTERFACES: Final = re.compile(
 # The rest of a line that somebody wrapped: words of the kernel alone
 _CONTINUED: Final = re.compile(
     rb"\s*(?:(?:[A-Z]{2,8}[=:]\S*|\[SRC=\S*|CE|DF|MF|CWR|ECE|URG|ACK|PSH|RST|SYN|FIN|OPT|\(?[0-9A-F]*\)?|\]"
-    rb"|INCOMPLETE|\[\d+|bytes\])(?:\s+|$))+"
+    rb"|INCOMPLETE|TRUNCATED|AH|ESP|AE|\[\d+|bytes\])(?:\s+|$))+"
 )
 _MOST_WRAPPED: Final = 12  # lines that one line was wrapped into
 _REMEMBERED: Final = 4096  # packets in a table at once
@@ -66,7 +69,7 @@ class KernelLog:
 
     def is_line(self, line: bytes) -> bool:
         """Whether it has an event of TRACE."""
-        return _TRACE.search(line) is not None
+        return _PLACE.search(_message(line) if line[:1] == b"{" else line) is not None
 
     def read(self, lines: Iterable[bytes], given: Given) -> Lines:
         """The source."""

@@ -267,7 +267,9 @@ class _Reader:
     def _bracketed(self) -> Iterator[tuple[str, str]]:
         """The words up to the closing bracket, and what is between name and value of each."""
         for word in self.words:
-            if word == ")":
+            if word in (")", ")]"):  # behind ESP there is no blank
+                if word == ")]":
+                    self.words.push("]")
                 return
             if word.startswith("PROTO="):  # the bracket was cut out
                 self.words.push(word)
