@@ -12,11 +12,12 @@ import json
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.decode.rulesets import iptables_save
+from iptrec.decode.rulesets import iptables_save, nft_iptables
+from iptrec.decode.rulesets.nft_others import TEXT
 from iptrec.pasted.nft_rules import UNTOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from iptrec.decode.rulesets.types import Chain, Rule
 
@@ -26,37 +27,28 @@ Told = dict[Names, dict[int, str]]  # the texts of rules by their handles
 _FAMILIES: Final = {"iptables-save": "ip", "ip6tables-save": "ip6"}
 _PRIORITIES: Final = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 _OF_NAT: Final = {"PREROUTING": -100, "INPUT": 100, "OUTPUT": -100, "POSTROUTING": 100}
-_VERDICTS: Final = frozenset({"ACCEPT", "DROP", "RETURN"})
-_TRACE: Final = {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}
 
 
-def listing(saved: Mapping[str, bytes], told: Told) -> tuple[bytes, bytes]:
-    """The ruleset as the JSON and the text of ``nft -a list ruleset``; ``saved``: by `rulesets.kind_of`."""
+def listing(saved: Mapping[str, bytes], told: Told) -> bytes:
+    """The ruleset as the JSON of ``nft -a list ruleset``; ``saved``: by `rulesets.kind_of`."""
     free = count(UNTOLD)
     objects: list[dict[str, Any]] = []
-    lines: list[str] = []
     for kind, family in _FAMILIES.items():
         if kind in saved:
             for table, chains in iptables_save.parse(saved[kind]).tables.items():
-                lines.append(f"table {family} {table} {{ # handle 1")
                 objects.append({"table": {"family": family, "name": table, "handle": 1}})
                 here = {"family": family, "table": table}
                 for number, chain in enumerate(chains.values(), 1):
                     known = told.get((family, table, chain.name))
                     if known is None and not chain.rules and chain.policy == "ACCEPT":
                         continue
-                    lines.append(f"\tchain {chain.name} {{ # handle {number}")
                     named = {"name": chain.name, "handle": number}
                     objects.append({"chain": here | named | _attached(table, chain)})
                     for handle, rule in _handles(chain, known or {}, free):
-                        lines.append(f"\t\t{rule.spec} # handle {handle}")
                         place = {"chain": chain.name, "handle": handle}
-                        objects.append({"rule": here | place | {"expr": [*_statements(rule)]}})
-                    lines.append("\t}")
-                lines.append("}")
-    return json.dumps({"nftables": objects}).encode(), "\n".join(lines).encode(
-        "utf-8", "surrogateescape"
-    )
+                        said = {"expr": _statements(rule, chains)}
+                        objects.append({"rule": here | place | said})
+    return json.dumps({"nftables": objects}).encode()
 
 
 def _handles(
@@ -89,28 +81,9 @@ def _attached(table: str, chain: Chain) -> dict[str, Any]:
     return {} if priority is None else hook
 
 
-def _statements(rule: Rule) -> Iterator[dict[str, Any]]:
-    """What a rule does; its conditions are in its text alone."""
-    if rule.conditional:
-        yield {"xt": {"type": "match", "name": "comment"}}
-    match rule.target:
-        case None:
-            return
-        case "TRACE":
-            yield _TRACE
-        case target if target in _VERDICTS:
-            yield {target.lower(): None}
-        case "REJECT":
-            yield {"reject": None}
-        case target if rule.goto or target not in _TARGETS:
-            yield {"goto" if rule.goto else "jump": {"target": target}}
-        case target:
-            yield {"xt": {"type": "target", "name": target}}
-
-
-# Targets that are extensions; other names are chains.
-_TARGETS: Final = frozenset({
-    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DNAT", "DSCP", "HL", "HMARK",
-    "IDLETIMER", "LED", "LOG", "MARK", "MASQUERADE", "NETMAP", "NFLOG", "NFQUEUE", "NOTRACK", "RATEEST",
-    "REDIRECT", "SECMARK", "SET", "SNAT", "SYNPROXY", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TPROXY", "TTL",
-})  # fmt: skip
+def _statements(rule: Rule, chains: Collection[str]) -> list[dict[str, Any]]:
+    """What a rule is made of; its text alone where that has no words of nft."""
+    try:
+        return nft_iptables.statements(rule, chains)
+    except (LookupError, TypeError, ValueError):
+        return [{TEXT: rule.spec}]

@@ -105,8 +105,8 @@ class Traces:
         """A listing with the handles that were told, where iptables-nft-save alone tells the rules."""
         if not self._saved:
             return []
-        listing, text = nft_saved.listing(self._saved, self._rules)
-        return [Made(NFT_TEXT, _LEARNED, text), Made(NFT_JSON, _LEARNED, listing, "json")]
+        listing = nft_saved.listing(self._saved, self._rules)
+        return [Made(NFT_JSON, _LEARNED, listing, "json")]
 
     @property
     def remarks(self) -> list[str]:

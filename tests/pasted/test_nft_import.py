@@ -89,6 +89,22 @@ def test_what_is_not_told(tmp_path):
     assert "lines of nft monitor trace" in info
 
 
+@pytest.mark.parametrize(
+    ("text", "listing"), [("monitor.txt", "plain.nft"), ("xtables.txt", "xtables.save")]
+)
+def test_redacted(tmp_path, text, listing):
+    """Such recordings are redacted as others are: the same verdicts by the same rules."""
+    found, _ = packets(tmp_path, DATA / text, "--ruleset", DATA / listing)
+    done = iptrec("redact", tmp_path / "trace.db", "-o", tmp_path / "redacted.db")
+    assert done.returncode == 0, done.stderr
+    assert "cannot be read" not in done.stderr
+    lines = iptrec("show", "--json", tmp_path / "redacted.db").stdout.splitlines()
+    others = [json.loads(line) for line in lines]
+    for one, other in zip(found, others, strict=True):
+        assert one["verdict"] == other["verdict"]
+        assert (one["decided_by"] or {}).get("rule") == (other["decided_by"] or {}).get("rule")
+
+
 def test_losses_are_told(tmp_path):
     """What nft says that it has lost is a loss of the recording."""
     lines = (DATA / "monitor.txt").read_text().splitlines(keepends=True)
