@@ -46,7 +46,8 @@ NO = {
     "differing",
 }  # 1 says something of the sample: different, failed, there are none
 PASTED = {
-    "kern.log": "kern.log", "trace.txt": "monitor.txt", "nft.rules": "handles.nft", "xtables.txt": "xtables.txt",
+    "kern.log": "kern.log", "trace.txt": "monitor.txt", "nft.rules": "handles.nft",
+    "xtables.txt": "xtables.txt",
 }  # fmt: skip
 PRINTED = {"v4.rules": "iptables-save", "v6.rules": "ip6tables-save"}  # of the sample
 

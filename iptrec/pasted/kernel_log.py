@@ -84,6 +84,7 @@ class Lines:
 
     kind = "nflog"
     snaplen = 0
+    rulesets = ()
 
     def __init__(self, lines: Iterable[bytes], given: Given) -> None:
         self.damage = ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from iptrec.pasted.rulesets import Made
     from iptrec.pcap.capture import Captured
 
 _MOST_NAMES: Final = 1 << 16  # interfaces of one file; more are no names
@@ -74,6 +75,10 @@ class Source(Protocol):
     @property
     def lost(self) -> Sequence[Lost]:
         """What it says is missing."""
+
+    @property
+    def rulesets(self) -> Sequence[Made]:
+        """Snapshots of rules that it tells itself, with those of files."""
 
     @property
     def remarks(self) -> Sequence[str]:
