@@ -45,6 +45,9 @@ NO = {
     "--orphans",
     "differing",
 }  # 1 says something of the sample: different, failed, there are none
+PASTED = {
+    "kern.log": "kern.log", "trace.txt": "monitor.txt", "nft.rules": "handles.nft", "xtables.txt": "xtables.txt",
+}  # fmt: skip
 PRINTED = {"v4.rules": "iptables-save", "v6.rules": "ip6tables-save"}  # of the sample
 
 
@@ -177,6 +180,8 @@ def desk(tmp_path, monkeypatch):
     for name, kind in PRINTED.items():
         (tmp_path / name).write_bytes(found[kind])
     (tmp_path / "links.json").write_text("[]")
+    for name, pasted in PASTED.items():
+        (tmp_path / name).symlink_to(ROOT / "tests/data/pasted" / pasted)
     (tmp_path / "firewall.toml").write_text(next(documents.of_kind("toml"))[1])
     monkeypatch.chdir(tmp_path)
     assert not iptrec("export", "pcapng", "--events", "before.db", "-o", "capture.pcap").returncode

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import struct
 from collections import Counter
+from urllib.parse import unquote
 
 from command import iptrec
 from selected import by_reason
@@ -78,7 +79,8 @@ def _pcapng_agrees(path, directory, shown):
     assert comments.keys() == shown.keys()
     every = {_words(one["end"]) for one in shown.values() if "end" in one}
     for number, one in shown.items():
-        lines = comments[number].splitlines()
+        comment, fields = comments[number]
+        lines = comment.splitlines()
         how = f"{one['verdict']} by the kernel: "
         said = [line.removeprefix("end: ") for line in lines if line.startswith("end: ")]
         said += [
@@ -88,7 +90,13 @@ def _pcapng_agrees(path, directory, shown):
         ]
         assert said == ([_words(one["end"])] if "end" in one else []), (number, lines)
         assert (f"({one['reason']})" in lines) == (one["reason"] is not None), (number, lines)
-    assert every or not any("end: " in one for one in comments.values())
+        end = one.get("end", {"reason": None, "text": None})
+        named = dict(pair.split("=") for pair in fields.partition("?")[2].split("&"))
+        wanted = {"reason": one["reason"], "end": end["reason"], "end_text": end["text"]}
+        for name, value in wanted.items():
+            assert (name in named) == (value is not None), (number, name, fields)
+            assert value is None or unquote(named[name]) == value, (number, name, fields)
+    assert every or not any("end: " in one for one, _ in comments.values())
 
 
 def _words(end):
@@ -97,14 +105,15 @@ def _words(end):
 
 
 def _comments(data):
-    """By their numbers the comments of the packets of a capture."""
+    """By their numbers the comments of the packets of a capture: for people, and for programs."""
     found, at = {}, 0
     while at < len(data):
         kind, size = struct.unpack_from("<II", data, at)
         if kind == _PACKET:
             (captured,) = struct.unpack_from("<I", data, at + 20)
-            options = dict(_options(data[at + 28 + (captured + 3 & ~3) : at + size - 4]))
-            found[struct.unpack("<Q", options[_ID])[0]] = options[_COMMENT].decode()
+            options = list(_options(data[at + 28 + (captured + 3 & ~3) : at + size - 4]))
+            number = next(struct.unpack("<Q", value)[0] for code, value in options if code == _ID)
+            found[number] = [value.decode() for code, value in options if code == _COMMENT]
         at += size
     return found
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iptrec.decode.rulesets.types import Rule
+    from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.rulesets.grammar import Grammar, State
     from iptrec.rulesets.places import Place
@@ -40,7 +41,7 @@ def before_steps(window: Window, position: int, path: tuple[int, ...]) -> list[B
     rows = window.assembly.events(position)
     places = [window.resolver.places[number] for number in path]
     late = [window.resolver.backends[number].mark_after for number in path]
-    marks, marks_after = _marks(places, window.events.mark[rows].tolist(), late)
+    marks, marks_after = _marks(places, _told_marks(window, rows, places), late)
     dumps = (window.events.head[rows] == window.events.datagram[rows]).tolist()
     skipped = _skipped(window.resolver, path)
     found = list(map(Before, rows.tolist(), places, skipped, marks, marks_after, late, dumps))
@@ -68,8 +69,16 @@ def _of_steps(found: Sequence[Before]) -> list[Before]:
     return steps
 
 
+def _told_marks(window: Window, rows: I64, places: Sequence[Place]) -> list[int | None]:
+    """The marks that events have, None where they have none."""
+    return [
+        window.stream.told(mark, policy=one.end and one.builtin)
+        for mark, one in zip(window.events.mark[rows].tolist(), places, strict=True)
+    ]
+
+
 def _marks(
-    places: Sequence[Place], marks: Sequence[int], late: Sequence[bool]
+    places: Sequence[Place], marks: Sequence[int | None], late: Sequence[bool]
 ) -> tuple[list[int | None], list[int | None]]:
     """The marks before and after each event's rule, as far as events tell them.
 

@@ -218,24 +218,24 @@ class Builder:
     ) -> Step:
         rule = place.rule
         moment = columns.moment_ns[at]
-        mark = columns.mark[at]
+        mark = self._window.stream.told(columns.mark[at], policy=place.end and place.builtin)
         in_ = self._interface(columns.indev[at], moment)
         out = self._interface(columns.outdev[at], moment)
         changed: dict[str, tuple[Any, Any]] = {}
         if before is not None:
-            if mark != before.mark:
+            if None not in (mark, before.mark) and mark != before.mark:
                 changed["mark"] = before.mark, mark
             if in_ != before.in_:
                 changed["in"] = before.in_, in_
             if out != before.out:
                 changed["out"] = before.out, out
             if header is not before.header:
-                told = before.header | header
+                known = before.header | header
                 if backend != before.backend:  # nf_tables dumps less of a packet
-                    told = {name: None for name in before.header if name in header}
+                    known = {name: None for name in before.header if name in header}
                 changed |= {
                     name: (before.header.get(name), header.get(name))
-                    for name in told
+                    for name in known
                     if before.header.get(name) != header.get(name)
                 }
         return Step(
@@ -260,10 +260,10 @@ class Builder:
             ct=columns.ct(at),
         )
 
-    def _kind(self, rows: I64) -> tuple[int, int]:
+    def _kind(self, rows: I64) -> tuple[int, int, frozenset[str]]:
         """As what the headers of a packet are read."""
-        first = int(rows[0])
-        return self._events.address_family(first), int(self._events.protocol[first])
+        first, events = int(rows[0]), self._events
+        return events.address_family(first), int(events.protocol[first]), self._window.stream.untold
 
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self.interfaces.name(index, time_ns) if index else None

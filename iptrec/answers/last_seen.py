@@ -113,7 +113,8 @@ def _facts(window: Window, rows: list[int], places: list[Place], *, late: bool) 
     ):
         return None
     facts = Facts(
-        header={}, mark=int(events.mark[row]), in_=None, out=None, physin=None, physout=None,
+        header={}, mark=None if window.stream.untold else int(events.mark[row]),
+        in_=None, out=None, physin=None, physout=None,
         source_mac=None, bits=Bits(events.packet(row), b"", traced),
     )  # fmt: skip
     if late:

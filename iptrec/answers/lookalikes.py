@@ -145,6 +145,7 @@ class _ShownEvents:
         self.count: I64 = np.array([int(one.sum()) for one in shown], np.int64)[self.outcome]
         self.first: I64 = np.cumsum(self.count) - self.count
         self._events = events
+        self._untold = window.stream.untold
         self._rows = rows
         self._moment_ns = window.moment_ns[rows]
         self._time_ns = np.where(
@@ -218,7 +219,8 @@ class _ShownEvents:
     def header(self, members: I64) -> dict[str, Values]:
         """The fields of the packets of some traversals of one shape, as they first were."""
         rows = self.first[members]
-        return {name: self.headers.values(name, rows) for name in self._fields(rows[0])}
+        fields = (one for one in self._fields(rows[0]) if one not in self._untold)
+        return {name: self.headers.values(name, rows) for name in fields}
 
     def steps(self, members: I64, changes: I64) -> tuple[StepColumns, ...]:
         """Their steps. ``changes``: of each event, as `Headers.changes` gives them."""
@@ -231,7 +233,7 @@ class _ShownEvents:
             changed = {
                 name: (self.headers.values(name, rows - 1), self.headers.values(name, rows))
                 for bit, name in enumerate(fields)
-                if bits >> bit & 1
+                if bits >> bit & 1 and name not in self._untold
             }
             ids = self._ct_id[rows]
             found.append(StepColumns(self._time_ns[rows], changed, None if ids[0] < 0 else ids))

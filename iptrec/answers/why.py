@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.before import before_steps
 from iptrec.answers.last_seen import near
@@ -242,7 +242,7 @@ class Known:
         moment = near(window, row)
         family, table = packet.family, before.place.table
         return Facts(
-            header=step.header,
+            header=_certain(step.header, window.stream.untold, family),
             mark=before.mark,
             in_=step.in_,
             out=step.out,
@@ -310,6 +310,13 @@ def _generations(window: Window, rows: list[int], row: int) -> tuple[int, int]:
     last = int(events.datagram[earlier[-1]]) if earlier else None
     sent_ns = int(events.sent_ns[row])
     return events.generations.looked_up(last, int(events.datagram[row]), sent_ns)
+
+
+def _certain(header: dict[str, Any], untold: frozenset[str], family: str) -> dict[str, Any]:
+    """Without TOS where its last bit is not told: "ecn", see `recording.rows.Stream`."""
+    if "ecn" not in untold or family != "ipv4":
+        return header
+    return {name: value for name, value in header.items() if name != "tos"}
 
 
 def _known(value: int) -> int | None:

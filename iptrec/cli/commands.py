@@ -33,7 +33,7 @@ SUMMARIES: Final = {
     "merge": "Make one file of several recordings.",
     "query": "Ask a recording in SQL.",
     "lake": "Ask many recordings of many hosts at once.",
-    "import": "Make a recording of a capture of tcpdump.",
+    "import": "Make a recording of a capture, or of lines of a log.",
     "redact": "Take addresses, names and payloads out, to share it.",
     "pack": "Make one file to attach to a bug report.",
     "extcap": "Capture in Wireshark: which rule ate my packet.",

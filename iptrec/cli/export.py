@@ -125,6 +125,14 @@ def pcapng(
             " ethernet: always with a header, of zeros where none was recorded.",
         ),
     ] = "auto",
+    epb_verdict: Annotated[
+        bool,
+        typer.Option(
+            "--epb-verdict/--no-epb-verdict",
+            help="The verdict as an option of its own, too, frame.verdict.hw. Wireshark 4.0 writes damaged"
+            " files when it saves some of such packets.",
+        ),
+    ] = True,
     follow: Annotated[
         bool, typer.Option("--follow", help="Wait for more until the recording is closed.")
     ] = False,
@@ -138,9 +146,9 @@ def pcapng(
 ) -> int:
     """Write packets for Wireshark, with their paths as comments.
 
-    Each packet is as it first was. In Wireshark: frame.comment contains "DROP" finds the dropped packets;
-    frame.packet_id is the number of iptrec show, frame.verdict.hw the verdict. Exit status 1 when nothing
-    fits the selection.
+    Each packet is as it first was. In Wireshark: frame.comment contains "DROP by" finds the dropped packets;
+    frame.packet_id is the number of iptrec show. With iptrec's plugin there are fields, such as iptrec.verdict,
+    iptrec.chain and iptrec.rule_text. Exit status 1 when nothing fits the selection.
 
     Examples:
 
@@ -168,7 +176,8 @@ def pcapng(
     ) as asked:
         rows = asked.recording.rows
         with exported(output, every, force=force, mode=mode, grows=follow) as stream:
-            capture = Capture(rows.facts, link, {one.kind for one in rows.streams})
+            kinds = {one.kind for one in rows.streams}
+            capture = Capture(rows.facts, link, kinds, verdicts=epb_verdict)
             what: Content = "stages" if stages else "events" if events else "packets"
             give_up_rights(held, parent)
             ticks = while_read(asked.recording.ticks(), stream) if follow else None

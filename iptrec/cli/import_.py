@@ -10,7 +10,7 @@ import stat
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,28 +22,46 @@ from iptrec.names import FAMILIES, counted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.pasted.sources import Source
     from iptrec.pcap.capture import Captured
     from iptrec.recording.rows import Facts
     from iptrec.recording.writer import Writer
 
 _LARGEST = 64 << 20  # bytes of a ruleset
-_KINDS = {"ipv4": "iptables-save", "ipv6": "ip6tables-save"}
+_SOURCES = (
+    "capture",
+    "kernel-log",
+    "nft-monitor",
+    "xtables-monitor",
+)  # `opened.KINDS`, which is loaded with the command
 
 
 def import_(
-    capture: Annotated[
-        str, typer.Argument(metavar="CAPTURE", help="pcap or pcapng of nflog; - is stdin.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE", help="A capture of nflog (pcap, pcapng), or text of a log; - is stdin."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path(
         "trace.db"
     ),
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="KIND",
+            help=f"What FILE is, where it cannot be told: {', '.join(_SOURCES)}.",
+        ),
+    ] = "",
     rulesets: Annotated[
         list[str] | None,
         typer.Option(
             "--ruleset",
             metavar="FILE",
-            help="What iptables-save or ip6tables-save printed at that time; once for each. A file that"
-            " does not say which it is is IPv4's, or ipv6:FILE.",
+            help="What iptables-save, ip6tables-save, nft -a list ruleset or nft -j list ruleset printed at"
+            " that time; once for each. A file of iptables that does not say which it is is IPv4's, or"
+            " ipv6:FILE.",
         ),
     ] = None,
     links: Annotated[
@@ -53,68 +71,115 @@ def import_(
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on stderr.")] = False,
 ) -> int:
-    """Make a recording of a capture of tcpdump.
+    """Make a recording of a capture, or of lines of a log.
 
-    The capture has TRACE events of nflog group 0. For those who could only run tcpdump, with TRACE rules of
-    their own at the top of the raw table:
+    For those who could not run iptrec, with TRACE rules of their own at the top of the raw table:
 
-      sysctl net.netfilter.nf_log.2=nfnetlink_log; iptables-legacy -t raw -I PREROUTING -p icmp -j TRACE
+      iptables-legacy -t raw -I PREROUTING -p icmp -j TRACE; iptables-legacy-save >v4.rules
 
-      tcpdump -i nflog:0 -w capture.pcap; iptables-legacy-save >v4.rules; ip -json link >links.json
+    The kernel logs each step of such packets:
 
-    Such a capture has no sequence numbers: nobody knows whether events are missing, and iptrec info says
-    so. Without rulesets the steps are there, but not the rules' texts.
+      dmesg | iptrec import - --ruleset v4.rules
+
+    or tcpdump captures them, with their bytes:
+
+      sysctl net.netfilter.nf_log.2=nfnetlink_log; tcpdump -i nflog:0 -w capture.pcap; ip -json link >links.json
+
+    With nf_tables, where a rule sets nftrace or has -j TRACE:
+
+      nft -a list ruleset >nft.rules; nft -a monitor trace >trace.txt
+
+      xtables-monitor --trace >trace.txt
+
+    None has sequence numbers: nobody knows whether events are missing, and iptrec info says so. Text tells the
+    headers alone. Without rulesets the steps are there, but not the rules' texts.
 
     Example:
 
       iptrec import capture.pcap --ruleset v4.rules --ruleset v6.rules --links links.json -o trace.db
+
+      iptrec import kern.log --ruleset v4.rules -o logged.db
+
+      iptrec import trace.txt --ruleset nft.rules -o traced.db
     """
     from iptrec.cli import gzipped
-    from iptrec.pcap.capture import Capture
-    from iptrec.recording.writer import Writer
+    from iptrec.pasted.opened import opened
 
+    if kind and kind not in _SOURCES:
+        raise UsageError(f"--from {kind!r}: must be one of {', '.join(_SOURCES)}")
     gzipped.require_plain(output, "import")
     require_file(output)
-    sources = [capture, links, *(_named(one)[1] for one in rulesets or ())]
+    named = [_named(one) for one in rulesets or ()]
+    sources = [source, links, *(path for _, path in named)]
     _check_output(output, ["/dev/stdin" if one == "-" else one for one in sources if one])
-    snapshots = dict(_ruleset(one) for one in rulesets or ())
-    if len(snapshots) < len(rulesets or ()):
+    snapshots = dict(_ruleset(*one) for one in named)
+    if len(snapshots) < len(named):
         raise UsageError("two rulesets of one family: give the one that was in force")
-    if links:
-        snapshots["links"] = links, _links(links)
-    with Capture(capture) as source:
-        packets = iter(source)
-        first = next(packets, None)
-        if first is None:
-            raise RecordingError(
-                f"{capture} holds no packet{': ' * bool(source.damage)}{source.damage}"
-            )
-        with Writer.create(output, _facts(first.time_ns, source.snaplen), force=force) as writer:
-            namespace = writer.add_namespace(None, 0)
-            for kind, (path, content) in snapshots.items():
-                media = "json" if kind == "links" else "text"
-                writer.add_snapshot(namespace, kind, first.time_ns, path, content, media=media)
-            count, last_ns, cut = _copy(writer, namespace, first, packets)
-            writer.close(last_ns, "imported")
+    names = _links(links) if links else {}
+    contents = {one: text for one, (_, text) in snapshots.items()}
+    with opened(
+        source, kind or None, {name: one for one, name in names.items()}, contents
+    ) as found:
+        count, cut = _record(source, found, output, snapshots, (links, names), force=force)
     if not quiet:
-        remarks = [f"imported {counted(count, 'event')}: {output}"]
+        remarks = [f"imported {counted(count, 'event')}: {output}", *found.remarks]
         if cut:
             remarks.append(f"{cut:,} of them are cut (tcpdump -s 0 keeps them whole)")
-        if source.damage:
-            remarks.append(f"{capture} breaks off: {source.damage}")
+        if found.damage:
+            remarks.append(f"{source} breaks off: {found.damage}")
         print(f"iptrec import: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_DONE
 
 
+def _record(
+    path: str,
+    source: Source,
+    output: Path,
+    rulesets: dict[str, tuple[str, bytes]],
+    links: tuple[str, dict[int, str]],
+    *,
+    force: bool,
+) -> tuple[int, int]:
+    """Write the recording; how many events it has, and how many of them are cut."""
+    from iptrec.pasted.rulesets import snapshots
+    from iptrec.recording.rows import Loss
+    from iptrec.recording.writer import Writer
+
+    events = iter(source)
+    first = next(events, None)
+    if first is None:
+        raise RecordingError(f"{path} holds no packet{': ' * bool(source.damage)}{source.damage}")
+    listed = list(snapshots(source.kind, rulesets))
+    facts = _facts(first.time_ns, source.snaplen)
+    with Writer.create(output, facts, force=force) as writer:
+        namespace = writer.add_namespace(None, 0)
+        for made in listed:
+            writer.add_snapshot(
+                namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
+            )
+        stream = writer.add_stream(namespace, source.kind, source.detail)
+        count, last_ns, cut = _copy(writer, stream, first, events)
+        for one in source.lost:
+            writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
+        given, names = links
+        if names := {**source.links, **names}:
+            found = [{"index": index, "name": name} for index, name in sorted(names.items())]
+            content = json.dumps(found).encode()
+            writer.add_snapshot(
+                namespace, "links", first.time_ns, given or path, content, media="json"
+            )
+        writer.close(last_ns, "imported")
+    return count, cut
+
+
 def _copy(
-    writer: Writer, namespace: int, first: Captured, others: Iterator[Captured]
+    writer: Writer, stream: int, first: Captured, others: Iterator[Captured]
 ) -> tuple[int, int, int]:
     """All datagrams; how many, the last one's time, and how many of them are cut."""
     import numpy as np
 
     from iptrec.recording.rows import Loss
 
-    stream = writer.add_stream(namespace, "nflog", {"group": 0, "sequence": False})
     count = cut = 0
     last_ns = first.time_ns
     for one in itertools.chain([first], others):
@@ -161,33 +226,23 @@ def _check_output(output: Path, sources: list[str]) -> None:
 def _named(given: str) -> tuple[str, str]:
     """The family of --ruleset, "" where the file has to say it, and the file."""
     family, colon, path = given.partition(":")
-    return (family, path) if colon and family in _KINDS else ("", given)
+    return (family, path) if colon and family in FAMILIES else ("", given)
 
 
-def _ruleset(given: str) -> tuple[str, tuple[str, bytes]]:
+def _ruleset(family: str, path: str) -> tuple[str, tuple[str, bytes]]:
     """The kind of snapshot, the file's name and its text."""
-    from iptrec.decode.rulesets import iptables_save
+    from iptrec.pasted.rulesets import kind_of
 
-    family, path = _named(given)
     text = _read(path)
-    try:
-        iptables_save.parse(text)
-    except RecordingError as error:
-        raise UsageError(f"{path}: {error}; is it a file of iptables-save?") from None
-    said = "ipv6" if text.startswith(b"# Generated by ip6tables-save") else "ipv4"
-    return _KINDS[family or said], (path, text)
+    return kind_of(path, text, family), (path, text)
 
 
-def _links(path: str) -> bytes:
-    """The snapshot of interfaces out of what iproute2 prints."""
+def _links(path: str) -> dict[int, str]:
+    """The interfaces' names by their indexes, out of what iproute2 prints."""
     try:
-        found: list[dict[str, Any]] = [
-            {"index": int(one["ifindex"]), "name": str(one["ifname"])}
-            for one in json.loads(_read(path))
-        ]
+        return {int(one["ifindex"]): str(one["ifname"]) for one in json.loads(_read(path))}
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         raise UsageError(f"{path} is not what ip -json link prints") from None
-    return json.dumps(found).encode()
 
 
 def _read(path: str) -> bytes:

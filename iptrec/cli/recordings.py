@@ -156,9 +156,10 @@ def _lacks(rows: Rows, running: bool | None, *, trace: bool) -> list[str]:
     from iptrec.answers.traced import traced
     from iptrec.recording.kinds import no_room
     from iptrec.recording.rows import lost_beside, lost_events
+    from iptrec.views import rebuilt
     from iptrec.views.losses import NOT_CLOSED, how_many, not_packed
 
-    found = []
+    found = [remark] if (remark := rebuilt.remark(rows)) else []
     if not trace and not traced(rows):
         found.append("no packet was recorded; see iptrec info")
     if lost := how_many(lost_events(rows)):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from iptrec.names import AF_INET6, PROTOCOLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     Header = dict[str, Any]
 
@@ -103,7 +103,7 @@ TCP_FLAGS: Final = tuple(
 )
 
 
-def header(payload: bytes, family: int, ethertype: int = 0) -> Header:
+def header(payload: bytes, family: int, ethertype: int = 0, untold: Collection[str] = ()) -> Header:
     """The IP header and what it carries, as the "header" object of ``show --json``.
 
     ``payload`` is the packet from its IP header on, as far as it was captured; ``family`` is AF_INET
@@ -112,12 +112,19 @@ def header(payload: bytes, family: int, ethertype: int = 0) -> Header:
     seq, ack, window, csum, type, code, name, icmp_id, icmp_seq, target, group (of IGMP), spi (of ESP and
     AH), vrid and priority (of VRRP), inner (the packet that an ICMP error quotes).
     "truncated" is True where headers are cut off or senseless; what was not captured of src, dst, proto and
-    length is None. Of a frame that is not IP (``family`` 0) there is its ethertype alone, None for 0. Never
-    raises.
+    length is None. Of a frame that is not IP (``family`` 0) there is its ethertype alone, None for 0. Keys that
+    are ``untold`` (see `recording.rows.Stream`) are left out. Never raises.
     """
     if family:
-        return _packet(payload, family, quote=True)
+        found = _packet(payload, family, quote=True)
+        return _without(found, untold) if untold else found
     return _UNKNOWN | {"ethertype": f"0x{ethertype:04x}" if ethertype else None}
+
+
+def _without(header: Header, untold: Collection[str]) -> Header:
+    """Without fields that nobody told; also in what it quotes."""
+    kept = {name: value for name, value in header.items() if name not in untold}
+    return kept | ({"inner": _without(kept["inner"], untold)} if "inner" in kept else {})
 
 
 def link(data: bytes) -> Header | None:

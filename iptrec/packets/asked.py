@@ -124,7 +124,7 @@ def _question(six: bool, last: Step, indev: int) -> tuple[Way, Ports] | None:
         return None
     protocol = _PROTOCOLS[family].get(str(header.get("proto")), 0)
     ports = Ports(protocol, *(header.get(one) or 0 for one in ("sport", "dport")))
-    return Way(family, indev, src, dst, last.mark, (header.get("tos") or 0) & ~_ECN), ports
+    return Way(family, indev, src, dst, last.mark or 0, (header.get("tos") or 0) & ~_ECN), ports
 
 
 def _when(told: Told, last: Step) -> str:

@@ -93,7 +93,7 @@ class Step:
     comment: str | None
     target: str | None
     target_args: str | None  # "--to-destination 172.23.0.2:1242"
-    mark: int
+    mark: int | None  # None where no event tells it: see `recording.rows.Stream.untold`
     in_: str | None
     out: str | None
     physin: str | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from iptrec.decode.nflog import NFULNL_MSG_PACKET
 from iptrec.errors import RecordingError, strerror
@@ -45,23 +45,32 @@ class Captured(NamedTuple):
 
     time_ns: int
     datagram: bytes
-    whole: bool  # not cut to the capture's snaplen
+    whole: bool = True  # not cut to the capture's snaplen
 
 
 class Capture:
     """An open capture; a context manager, and an iterator over what it holds, in order.
 
     ``snaplen``: bytes of each message that were kept. ``damage``: what libpcap said where the file broke
-    off, "" if it was read to its end. "-" is stdin. Raises `RecordingError` for what is no capture of nflog.
+    off, "" if it was read to its end. "-" is stdin; ``descriptor``: where it is open already, closed with it.
+    Raises `RecordingError` for what is no capture of nflog.
     """
 
-    def __init__(self, path: str) -> None:
+    kind = "nflog"
+
+    def __init__(self, path: str, descriptor: int | None = None) -> None:
         self._path = path
         self._libpcap = libpcap()
         self.damage = ""
+        self.detail: dict[str, Any] = {"group": 0, "sequence": False}
+        self.links: dict[int, str] = {}
+        self.lost: list[Any] = []
+        self.remarks: list[str] = []
         complaint = ctypes.create_string_buffer(_ERROR_BYTES)
         try:
-            file = libc.fdopen(os.dup(0) if path == "-" else open_to_read(path), b"rb")
+            if descriptor is None:
+                descriptor = os.dup(0) if path == "-" else open_to_read(path)
+            file = libc.fdopen(descriptor, b"rb")
         except ValueError:  # a NUL byte
             raise RecordingError(f"cannot open {path!r}: that is not a file name") from None
         except OSError as error:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _MOST_LEFT: Final = 1 << 62  # packets, or events
+_NOTHING: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,31 @@ class Stream:
     kind: str  # see `kinds.STREAMS`
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
+    def told(self, mark: int, *, policy: bool) -> int | None:
+        """The mark of an event, of a policy or of something else; None where it is not told."""
+        untold = self.untold and (
+            "mark" in self.untold or (not policy and "mark of rules" in self.untold)
+        )
+        return None if untold else mark
+
     @property
     def is_ring(self) -> bool:
         """Whether only its last datagrams were kept, as --ring asks for."""
         return bool(self.detail.get("ring_s") or self.detail.get("ring_bytes"))
+
+    @property
+    def untold(self) -> frozenset[str]:
+        """What its packets' bytes do not tell, though they are there: it was made of text (`iptrec import`).
+
+        Names of `decode.packet.header`, and "ecn": the last bit of IPv4's TOS; "mark": of events; "mark of
+        rules": of events but those of policies.
+        """
+        names = self.detail.get("untold")
+        return (
+            frozenset(one for one in names if isinstance(one, str))
+            if isinstance(names, list)
+            else _NOTHING
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
 from iptrec.recording.rows import left_out, lost_events
+from iptrec.views import rebuilt
 from iptrec.views.escape import printable
 from iptrec.views.event_times import event_times
 from iptrec.views.losses import NOT_CLOSED, as_line, beside, how_many, not_packed
@@ -179,6 +180,7 @@ def fact_rows(
         ("complete", f"no: {', '.join(flaws)}" if flaws else _whole(recording)),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
         ("packets", f"{summary.packets:,}{_copies(summary)}"),
+        *(("source", text) for text in rebuilt.sources(recording)),
         ("verdicts", ", ".join(verdicts) or "-"),
         ("protocols", _counted(_protocols(summary.protocols))),
         ("in > out", _counted(ways)),
@@ -211,7 +213,7 @@ def fact_rows(
     rows += [("discards", text) for text in _discards(recording, summary)]
     rows += [("asked", text) for text in _asked(summary)]
     rows += [("ring", text) for text in _rings(recording)]
-    rows += [("times", text) for text in event_times(recording)]
+    rows += [("times", text) for text in (*event_times(recording), *rebuilt.times(recording))]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
     rows += [("order", text) for text in _unordered(summary)]
@@ -236,6 +238,8 @@ def _chosen(recording: Recording) -> str:
 def _snaplen(recording: Recording) -> str:
     """How much of each packet there is."""
     kinds = {stream.kind for stream in recording.streams}
+    if any(rebuilt.sources(recording)):
+        return "the headers of each packet, as the text tells them"
     if "nflog" not in kinds:
         return "the headers of each packet, as nf_tables tells them"
     text = f"{counted(recording.facts.snaplen, 'byte')} of each packet"
@@ -417,15 +421,12 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
     losses = lost_events(recording)
     early = [one for one in summary.untraced if one.why == "before"]
     below = [one for one in summary.untraced if one.why == "above"]
-    uncounted = any(one.detail.get("sequence") is False for one in recording.streams)
+    uncounted = rebuilt.uncounted(recording)
     return [
         text
         for text, holds in (
             (NOT_CLOSED[running].partition(":")[0], not recording.facts.closed),
-            (
-                "whether events are missing is not known (the capture has no sequence numbers)",
-                uncounted,
-            ),
+            (uncounted, uncounted),
             (how_many(losses), losses),
             (f"{counted(summary.incomplete, 'trace')} incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),

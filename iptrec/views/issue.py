@@ -16,6 +16,7 @@ from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
 from iptrec.views.escape import printable
 from iptrec.views.losses import NOT_CLOSED, how_many
+from iptrec.views.rebuilt import sources, uncounted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,9 +38,12 @@ def excerpt(packet: Traversal, lines: Sequence[str]) -> Iterator[str]:
 def origin(recording: Recording, name: str, *, running: bool | None) -> Iterator[str]:
     """Where it comes from, and how to get the recording; ``name``: of the file. See `made_by`."""
     yield from made_by(recording, running=running)
+    yield from (f"- source: {one}" for one in sources(recording))
+    text = any(sources(recording))
+    kept = "headers" if text else f"the first {counted(recording.facts.snaplen, 'byte')}"
     yield (
-        f"- recording: {code(name)}; ask for it, or attach it if what it has may be public: the first"
-        f" {counted(recording.facts.snaplen, 'byte')} of each packet, rules, addresses, routes"
+        f"- recording: {code(name)}; ask for it, or attach it if what it has may be public: {kept} of each"
+        " packet, rules, addresses, routes"
     )
 
 
@@ -48,7 +52,7 @@ def made_by(recording: Recording, *, running: bool | None) -> Iterator[str]:
     facts = recording.facts
     found = (program(one.content) for one in recording.snapshots())
     programs = list(dict.fromkeys(one for one in found if one is not None))
-    lost = how_many(lost_events(recording)) or "none"
+    lost = how_many(lost_events(recording)) or uncounted(recording) or "none"
     if not facts.closed:
         lost += f" so far; {NOT_CLOSED[running]}"
     yield f"- iptrec: {code(__version__)}, recorded by {code(facts.iptrec)}"

@@ -1,4 +1,4 @@
-"""``iptrec export pcapng``: packets for Wireshark, each with its path through the rules as a comment.
+"""``iptrec export pcapng``: packets for Wireshark, each with its path through the rules in comments.
 
 What is said of a packet depends on its path alone, so it is made once for each path.
 """
@@ -20,7 +20,7 @@ from iptrec.names import counted
 from iptrec.recording.hosts import hosts
 from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
-from iptrec.views import frames
+from iptrec.views import frames, rebuilt
 from iptrec.views.cells import copy
 from iptrec.views.escape import printable
 from iptrec.views.frames import header_sizes, wire_lengths
@@ -37,6 +37,7 @@ from iptrec.views.pcapng_blocks import (
     resolved,
     split,
 )
+from iptrec.views.pcapng_fields import fields
 from iptrec.views.text import end_words
 
 if TYPE_CHECKING:
@@ -98,29 +99,43 @@ EVENTS: Final = frozenset(_SOURCES)  # kinds of streams whose events Wireshark c
 class Capture:
     """A pcapng section that grows. Its methods return the bytes that come next."""
 
-    def __init__(self, facts: Facts, link: str, kinds: Collection[str] = ("nflog",)) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        link: str,
+        kinds: Collection[str] = ("nflog",),
+        *,
+        verdicts: bool = True,
+    ) -> None:
         """``link``: "auto", "raw" or "ethernet" (with zeros where no link header was recorded).
 
-        ``kinds``: of the recording's streams.
+        ``kinds``: of the recording's streams. ``verdicts``: as options of the packets.
         """
         self._facts = facts
         self._lossy = _SOURCES["nflog" if "nflog" in kinds else "nftrace"]
         self._link = link
-        self._grows = False
+        self._grows, self._verdicts = False, verdicts
         self.written = 0  # traversals
         self.verdicts: Counter[str] = Counter()  # of their packets
         self._numbers: dict[_Name, int] = {}
         self._seen: list[tuple[int, int, int]] = []  # per interface: packets, first and last ns
 
-    def begin(self, losses: Sequence[Loss] | None, names: Iterable[tuple[IP, str]]) -> bytes:
+    def begin(
+        self,
+        losses: Sequence[Loss] | None,
+        names: Iterable[tuple[IP, str]],
+        remarks: Sequence[str] = (),
+    ) -> bytes:
         """The section's header: who, where, what for, how complete; and the names of addresses.
 
-        ``losses``: None where the recording grows. What is lost of it is told in the end.
+        ``losses``: None where the recording grows: what is lost of it is told in the end. ``remarks``: what
+        else is to be said, such as why it is not known whether events were lost.
         """
         facts = self._facts
         words = [
             f"recorded by iptrec {facts.iptrec} on {facts.host} from {iso_time(facts.started_ns)}",
             f"filter: {facts.filter or 'none'}",
+            *remarks,
         ]
         if losses is None:
             words.append(f"live: what was lost is in the last statistics of {self._lossy.name}")
@@ -128,6 +143,8 @@ class Capture:
             words += [
                 f"{how_many(losses)} (see the statistics of {self._lossy.name})"
                 if losses
+                else "no event is known to be lost"
+                if remarks
                 else _NONE_LOST,
                 _closed(facts),
             ]
@@ -142,7 +159,7 @@ class Capture:
             self._interface(self._lossy, found)
         return b"".join(found)
 
-    def packets(self, batch: Batch, stages: Stages, paths: Sequence[Path]) -> bytes:
+    def packets(self, batch: Batch, stages: Stages, paths: Sequence[Path]) -> bytes | memoryview:
         """Stages of a batch's packets; it has the numbers of their ``paths``, from 1."""
         if not len(stages.row):
             return b""
@@ -159,7 +176,7 @@ class Capture:
         interface = self._interfaces(names, which, headers > 0, (batch.host, batch.netns), found)
         times = _times(window.events, stages.begun)
         self._count(interface, times)
-        options, of = _packet_options(batch, stages, outbound, paths)
+        options, of = _packet_options(batch, stages, outbound, paths, verdicts=self._verdicts)
         captured = events.payload_length + headers
         blocks = Blocks(captured, np.array([len(one) for one in options])[of] + _ID.itemsize)
         blocks.write_heads(interface, times, wire_lengths(events, headers))
@@ -171,7 +188,8 @@ class Capture:
         for number, option in enumerate(options):
             at = blocks.options[of == number] + _ID.itemsize
             spans(blocks.buffer, len(option))[at] = np.frombuffer(option, f"V{len(option)}")
-        return b"".join([*found, blocks.buffer.data])
+        # Mostly no interface is new, and a copy would cost a quarter of all.
+        return b"".join([*found, blocks.buffer.data]) if found else blocks.buffer.data
 
     def events(self, events: TraceEvents, kind: str) -> bytes:
         """Events as the kernel sent them, for Wireshark's dissectors; ``kind``: of their stream."""
@@ -267,7 +285,7 @@ class Capture:
 
 
 def _packet_options(
-    batch: Batch, stages: Stages, outbound: Mask, paths: Sequence[Path]
+    batch: Batch, stages: Stages, outbound: Mask, paths: Sequence[Path], *, verdicts: bool
 ) -> tuple[list[bytes], I64]:
     """The options of packets: distinct ones, and the number of each packet's, shape (n,)."""
     window = batch.window
@@ -280,14 +298,18 @@ def _packet_options(
     for at in first.tolist():
         one, until = window.assembly.outcomes[int(outcome[at])], int(stages.until[at])
         position = int(stages.position[at])
-        path, told = paths[batch.paths[position] - 1], batch.ended(position)
-        places = [window.resolver.places[place] for place in one.path]
-        steps = sum(step < until for step in shown(places))
+        number, told = int(batch.paths[position]), batch.ended(position)
+        path = paths[number - 1]
+        steps = shown([window.resolver.places[place] for place in one.path])
+        backends = [window.resolver.backends[one.path[step]].name for step in steps]
+        count = sum(step < until for step in steps)
+        verdict = (_VERDICT, _VERDICT_OPAQUE + printable(path.verdict).encode())
         found.append(
             encoded(
                 (_FLAGS, struct.pack("<I", _OUTBOUND if outbound[at] else _INBOUND)),
-                (_VERDICT, _VERDICT_OPAQUE + printable(path.verdict).encode()),
-                (_COMMENT, comment(path, told, steps, last=bool(last[at]))),
+                *([verdict] if verdicts else []),
+                (_COMMENT, comment(path, told, count, last=bool(last[at]))),
+                (_COMMENT, fields(path, number, told, backends, count)),
             )
         )
     return found, of
@@ -295,10 +317,11 @@ def _packet_options(
 
 def _odd_ends(batch: Batch) -> I64:
     """Equal numbers for packets of whose ends the same is told; 0 where the path tells it. Shape (decided,)."""
-    numbers: dict[tuple[str, str | None], int] = {}
+    numbers: dict[tuple[tuple[str, ...], str | None], int] = {}
     found = np.zeros(len(batch.paths), np.int64)
     for position, one in batch.odd_ends.items():
-        words = "" if one.end is None else end_words(one.end)
+        end = one.end
+        words = () if end is None else (end_words(end), end.reason, end.text)
         found[position] = numbers.setdefault((words, one.reason), len(numbers) + 1)
     return found
 
@@ -315,7 +338,7 @@ def section(
     packets: Packets,
     what: Content,
     ticks: Iterable[int] | None = None,
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """A whole section: the packets that are selected, or the kernel's events of them.
 
     Of everything, the events are those that belong to no packet, too. ``ticks``: the recording grows; see
@@ -326,7 +349,9 @@ def section(
         for one, namespace, host in _hosts(recording)
         for index, address in addresses(one) or ()
     ]
-    yield capture.begin(lost_events(recording) if ticks is None else None, names)
+    remarks = [one for one in (rebuilt.uncounted(recording), *rebuilt.sources(recording)) if one]
+    losses = lost_events(recording) if ticks is None else None
+    yield capture.begin(losses, names, remarks)
     paths = what != "events"
     source = (
         packets.batches(objects=False, paths=paths)

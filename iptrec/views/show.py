@@ -115,7 +115,9 @@ def _new(step: Step, before: Step | None, layout: Layout) -> list[str]:
 def _mark_words(step: Step, before: Step | None) -> list[str]:
     if "mark" in step.changed:
         return [f"NFMARK=0x{step.mark:x} (was 0x{step.changed['mark'][0]:x})"]
-    known = 0 if before is None else before.mark  # that of a step which is not shown may be another
+    if step.mark is None:
+        return []
+    known = (before.mark if before else 0) or 0  # that of a step which is not shown may be another
     return [f"NFMARK=0x{step.mark:x}"] if step.mark != known else []
 
 

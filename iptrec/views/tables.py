@@ -234,7 +234,7 @@ TABLES: Final = (
             _maybe(_number("rule", "number of the rule; NULL: the end of the chain")),
             _maybe(_number("rule_id", "the rule", "rules(id)")),
             _maybe(_text("target", "target of the rule, or verdict of the policy")),
-            _number("mark", "firewall mark"),
+            _maybe(_number("mark", "firewall mark; NULL where the text that was imported does not tell it")),
             _maybe(_text("in_interface", "interface that it came in by")),
             _maybe(_text("out_interface", "interface that it goes out by")),
             _maybe(_text("physin", "bridge port that it came in by")),

@@ -319,7 +319,9 @@ def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
 
 def step_lines(step: Step, layout: Layout) -> list[str]:
     """A step: where it was and how the packet was then; what it met there; what came of it."""
-    words = [printable(step.table), printable(step.chain), f"NFMARK=0x{step.mark:x}"]
+    words = [printable(step.table), printable(step.chain)]
+    if step.mark is not None:
+        words.append(f"NFMARK=0x{step.mark:x}")
     if layout.iface_changes and ("in" in step.changed or "out" in step.changed):
         words += [f"IN={printable(step.in_ or '')}", f"OUT={printable(step.out or '')}"]
     if layout.phys:

@@ -31,10 +31,13 @@ pytestmark = pytest.mark.skipif(
 
 
 def tshark(path, *fields, which=()):
-    """The fields of each frame; tshark may say nothing else."""
+    """The fields of each frame, of each the first; tshark may say nothing else."""
     asked = [word for field in fields for word in ("-e", field)]
     done = subprocess.run(
-        ["tshark", "-n", "-r", str(path), "-T", "fields", "-E", "separator=/t", *asked, *which],
+        [
+            "tshark", "-n", "-r", str(path), "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f",
+            *asked, *which,
+        ],
         capture_output=True, check=True,
     )  # fmt: skip
     said = [line for line in done.stderr.decode().splitlines() if "Running as user" not in line]
@@ -134,13 +137,25 @@ def test_stages_show_both_sides_of_nat(export):
 
 
 def test_selection_by_verdict_and_comment(export):
-    """What the README says can be asked of Wireshark."""
+    """What can be asked of any Wireshark."""
     path = export(ROOT / "samples" / "loopback.db")
     dropped = iptrec("show", "--json", ROOT / "samples" / "loopback.db", "--verdict", "DROP").stdout
     count = len(dropped.splitlines())
     assert count > 0
     for expression in ('frame.verdict.hw contains "DROP"', 'frame.comment contains "DROP by"'):
         assert len(tshark(path, "frame.number", which=["-Y", expression])) == count
+
+
+def test_what_wireshark_4_0_cannot_save_can_be_left_out(export):
+    """It writes options of verdicts that nobody can read; without them what it saves is whole."""
+    path = export(HAIRPIN, "--no-epb-verdict")
+    saved = path.with_suffix(".saved")
+    subprocess.run(["tshark", "-r", path, "-w", saved], capture_output=True, check=True)
+    rows = [
+        tshark(one, "frame.packet_id", "frame.verdict.hw", "frame.comment") for one in (path, saved)
+    ]
+    assert rows[0] == rows[1]
+    assert {verdict for _, verdict, _ in rows[0]} == {""}
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)

@@ -150,8 +150,11 @@ def test_a_capture_that_breaks_off(imported):
 
 
 REFUSALS = {
-    "empty": (b"", [], "cannot read"),
-    "nonsense": (b"nonsense" * 10, [], "unknown file format"),
+    "empty": (b"", [], "is empty"),
+    "nonsense": (b"nonsense" * 10, [], "holds no TRACE line"),
+    "not a capture": (b"nonsense" * 10, ["--from", "capture"], "unknown file format"),
+    "not a log": (pcap([(1, 0, message())]), ["--from", "kernel-log"], "holds no lines of the kernel's log"),
+    "no kind": (b"nonsense", ["--from", "x"], "must be one of capture, kernel-log"),
     "ethernet": (pcap([(1, 0, b"x" * 60)], link=1), [], "holds packets of type EN10MB, not NFLOG"),
     "no packet": (pcap([]), [], "holds no packet"),
     "ruleset": (pcap([(1, 0, message())]), ["--ruleset", "/etc/passwd"], "is it a file of iptables"),

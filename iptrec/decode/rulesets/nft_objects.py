@@ -132,6 +132,11 @@ def _elements(inner: str) -> Iterator[str]:
             yield element
 
 
+def has_handles(text: bytes) -> bool:
+    """Whether a listing was printed with handles (nft -a)."""
+    return _HANDLED.search(text.decode("utf-8", "surrogateescape")) is not None
+
+
 def numbered(text: bytes) -> bytes:
     """A listing with handles where it was printed without (nft -a), and without what its rules have counted."""
     printed = _lasting_words(text.decode("utf-8", "surrogateescape"))

@@ -1,0 +1,68 @@
+"""TRACE of legacy iptables into the kernel's log, in namespaces of a lab, and what is logged meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+_ALL = Path("/proc/sys/net/netfilter/nf_log_all_netns")
+_KMSG = "/dev/kmsg"
+
+
+@contextlib.contextmanager
+def logged(lab, path, *, families=(2, 10)):
+    """Let the lab's TRACE rules log, and write to a file what /dev/kmsg says; yields a count of overruns.
+
+    Skips the test where this user may not: namespaces log nothing unless the host's root says so.
+    """
+    if os.geteuid() or not os.access(_ALL, os.W_OK) or not os.access(_KMSG, os.R_OK):
+        pytest.skip("the kernel logs of namespaces only where root sets nf_log_all_netns")
+    with Path("/run/lock/iptrec-tests-kernel-log").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the setting is the whole host's
+        before = _ALL.read_text()
+        _ALL.write_text("1")
+        try:
+            for family, name in ((2, "nf_log_ipv4"), (10, "nf_log_ipv6")):
+                if family in families:
+                    lab.run(["tee", f"/proc/sys/net/netfilter/nf_log/{family}"], stdin=name)
+            with _reading(path) as overruns:
+                yield overruns
+        finally:
+            _ALL.write_text(before)
+
+
+@contextlib.contextmanager
+def _reading(path):
+    descriptor = os.open(_KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.lseek(descriptor, 0, os.SEEK_END)
+    overruns, ended = [], threading.Event()
+
+    def read():
+        with Path(path).open("wb") as out:
+            while True:
+                last = ended.is_set()
+                try:
+                    out.write(os.read(descriptor, 8192))
+                    continue
+                except BlockingIOError:
+                    pass
+                except BrokenPipeError:  # overwritten before it was read
+                    overruns.append(1)
+                    continue
+                if last:
+                    return
+                ended.wait(0.005)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield overruns
+    finally:
+        ended.set()
+        thread.join()
+        os.close(descriptor)

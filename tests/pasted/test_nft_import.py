@@ -1,0 +1,111 @@
+"""Text of nft monitor trace and of xtables-monitor becomes a recording: what both really printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import iptrec, program
+
+DATA = Path(__file__).parents[1] / "data" / "pasted"
+NFT = [
+    ("icmp", None, "ACCEPT", "inet fw/input 4"), ("icmp", None, "ACCEPT", "inet fw/out None"),
+    ("icmpv6", None, "ACCEPT", "inet fw/input 5"), ("icmpv6", None, "ACCEPT", "inet fw/out None"),
+    ("udp", 53, "REJECT", "inet fw/input 6"), ("icmp", None, "ACCEPT", "inet fw/out None"),
+    ("udp", 5000, "DROP", "inet fw/input None"), ("udp", 5001, "ACCEPT", "inet fw/__chain2998 None"),
+    ("icmp", None, "ACCEPT", "inet fw/out None"), ("udp", 7777, "DROP", "netdev nd/ing 2"),
+    ("udp", 1, "DROP", "inet fw/input None"), ("tcp", 22, "DROP", "inet fw/input None"),
+    ("tcp", 80, "ACCEPT", "inet fw/web 3"), ("tcp", 43054, "ACCEPT", "inet fw/out None"),
+    ("tcp", 81, "DROP", "inet fw/input 3"), ("tcp", 9000, "ACCEPT", "inet fw/input 2"),
+    ("tcp", 47302, "ACCEPT", "inet fw/out None"), ("tcp", 8080, "ACCEPT", "inet fw/input 2"),
+    ("tcp", 33534, "ACCEPT", "inet fw/out None"), ("tcp", 9, "DROP", "inet fw/input None"),
+    ("udp", 53, "REJECT", "inet fw/input 6"), ("icmpv6", None, "ACCEPT", "inet fw/out None"),
+    ("udp", 5000, "DROP", "inet fw/input None"), ("tcp", 22, "DROP", "inet fw/input None"),
+]  # fmt: skip
+
+
+def packets(tmp_path, text, *options):
+    """The packets of an imported text, and what was said."""
+    recording = tmp_path / "trace.db"
+    done = iptrec("import", text, "-o", recording, *options)
+    assert done.returncode == 0, done.stderr
+    shown = iptrec("show", "--json", recording)
+    return [json.loads(line) for line in shown.stdout.splitlines()], done.stderr
+
+
+def told(packet):
+    """Protocol, port, verdict and what decided."""
+    by = packet["decided_by"] or {"table": "", "chain": "", "rule": None}
+    header = packet["header"]
+    place = f"{by['table']}/{by['chain']} {by['rule']}"
+    return header["proto"], header.get("dport"), packet["verdict"], place
+
+
+@pytest.mark.parametrize("listing", ["handles.nft", "plain.nft"])
+def test_nft_monitor(tmp_path, listing):
+    """Verdicts and deciding rules are those that a recorder saw at the same time, with or without handles."""
+    found, said = packets(tmp_path, DATA / "monitor.txt", "--ruleset", DATA / listing)
+    assert [told(one) for one in found] == NFT
+    assert all(one["complete"] for one in found)
+    assert "could not be read" not in said
+    # Two equal rules, one behind the other
+    counters = [one["rule"] for one in found[6]["steps"] if one["spec"] == "counter"]
+    assert counters == [8, 9]
+
+
+def test_xtables_monitor(tmp_path):
+    """So are those of iptables-nft."""
+    found, said = packets(tmp_path, DATA / "xtables.txt", "--ruleset", DATA / "xtables.nft")
+    decided = {told(one)[1:] for one in found if one["in"]}
+    assert {
+        (53, "REJECT", "filter/INPUT 2"), (80, "DROP", "filter/INPUT None"), (81, "DROP", "filter/WEB 2"),
+        (85, "DROP", "filter/INPUT None"), (22, "ACCEPT", "filter/INPUT 3"), (9, "DROP", "filter/INPUT None"),
+    } <= decided  # fmt: skip
+    assert "with ports and no protocol are taken for UDP" in said
+
+
+def test_from_a_pipe(tmp_path):
+    """Text from stdin, with times before its lines, and the names of interfaces in it."""
+    text = (DATA / "monitor.txt").read_text()
+    stamped = "".join(
+        f"{1764480000 + n}.000500 {line}\n" for n, line in enumerate(text.splitlines())
+    )
+    recording = tmp_path / "trace.db"
+    done = program("import", "-", "--ruleset", DATA / "handles.nft", "-o", recording, input=stamped)
+    assert done.returncode == 0, done.stderr
+    first = json.loads(iptrec("show", "--json", recording).stdout.splitlines()[0])
+    assert first["time"].startswith("2025-11-30T05:20:0")
+    assert first["in"] == "n23v0"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.nft", "hello", "is it a file of iptables-save, or of nft list ruleset?"),
+        ("a.json", "{", "is not what nft -j list ruleset prints"),
+    ],
+)
+def test_no_ruleset(tmp_path, name, content, said):
+    """What is no ruleset is refused in one line."""
+    (tmp_path / name).write_text(content)
+    done = iptrec(
+        "import", DATA / "monitor.txt", "-o", tmp_path / "x.db", "--ruleset", tmp_path / name
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_rules_of_another_kind(tmp_path):
+    """Events of legacy iptables can be of no rule of nft."""
+    line = (
+        "TRACE: raw:PREROUTING:policy:2 IN=lo OUT= SRC=10.0.0.1 DST=10.0.0.2 LEN=60 TOS=0x00 PREC=0x00 TTL=64"
+        " ID=1 DF PROTO=TCP SPT=1000 DPT=22 SEQ=100 ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0"
+    )
+    (tmp_path / "log").write_text(line)
+    done = iptrec(
+        "import", tmp_path / "log", "-o", tmp_path / "x.db", "--ruleset", DATA / "handles.nft"
+    )
+    assert done.returncode == 2
+    assert "has rules of nft" in done.stderr
