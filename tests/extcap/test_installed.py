@@ -167,3 +167,5 @@ def test_the_program_is_this_iptrec(tmp_path):
 def test_where_it_goes(tmp_path):
     found = parts.parts(Folders(tmp_path / "e", tmp_path / "l", tmp_path / "p"))
     assert found[tmp_path / "e" / "iptrec"].mode == 0o755
+    assert found[tmp_path / "l" / "iptrec.lua"].content
+    assert found[tmp_path / "p" / "iptrec" / "preferences"].content
