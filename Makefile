@@ -52,7 +52,9 @@ site: $(VENV)/installed ## the documentation of docs/ as HTML, in site/
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs site
 
 pictures: $(VENV)/installed | system-tests ## those in docs/ that are drawn of what iptrec prints
+	@tools/system-packages pictures
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/picture
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/screenshot
 	$(BIN)/python tools/animation
 
 bench: $(VENV)/installed | system-tests ## figures: recording and analysis

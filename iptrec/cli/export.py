@@ -129,8 +129,8 @@ def pcapng(
         bool,
         typer.Option(
             "--epb-verdict/--no-epb-verdict",
-            help="The verdict as an option of its own, too, frame.verdict.hw. Wireshark 4.0 writes damaged"
-            " files when it saves some of such packets.",
+            help="The verdict as an option of its own, too, frame.verdict.hw. Wireshark 4.0 writes a damaged"
+            " file when it saves such packets.",
         ),
     ] = True,
     follow: Annotated[

@@ -3,7 +3,7 @@
 iptrec/wireshark/iptrec.lua makes Wireshark's fields of it. Of what pcapng offers, a second comment is all that
 Wireshark 4.0 both shows to a Lua script and writes again without damage. It gives scripts no custom options
 (which need an enterprise number of one's own); and of an epb_verdict, which packets have as well, it writes a
-damaged option when it saves some packets of a file (4.0.17, wiretap/pcapng.c).
+damaged option when it saves packets (4.0.17, wiretap/pcapng.c).
 
 The comment is ``iptrec:1?`` and NAME=VALUE, joined by ``&``. In a value, what is not a letter, a digit or in
 `_PLAIN` is %XX of a byte of its UTF-8, so that nothing in a name or a rule can end it. docs/wireshark.md has

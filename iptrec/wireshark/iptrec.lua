@@ -55,7 +55,7 @@ local BEGIN = "^iptrec:(%d+)%?"
 local VERSION = "1"
 local NONE = "!" -- of a part of a step: there is none
 local MOST_NUMBER = 4294967295
-local MOST_KNOWN = 1000 -- comments kept; packets of a path have the same one
+local MOST_KEPT = 1000000 -- bytes of comments whose meaning is kept: packets of a path have the same one
 
 -- Without the characters of well-formed UTF-8 (Unicode, table 3-7) no byte beyond ASCII is left.
 local SEQUENCES = {
@@ -222,11 +222,12 @@ local known, kept = {}, 0
 local function remembered(comment)
   local found = known[comment]
   if found == nil then
-    if kept >= MOST_KNOWN then
-      known, kept = {}, 0
+    kept = kept + #comment
+    if kept > MOST_KEPT then
+      known, kept = {}, #comment
     end
     found = parsed(comment) or false
-    known[comment], kept = found, kept + 1
+    known[comment] = found
   end
   return found
 end
@@ -295,6 +296,12 @@ local function add_all(tree, all)
     add(below, f.by_rule, by.rule)
     add(below, f.by_rule_text, all.rule_text)
   end
+  if steps_wanted(top) then
+    for _, one in ipairs(all.steps) do
+      add_step(top, one)
+    end
+    add(top, of_step.more, all.more)
+  end
   top:add(f.complete, all.complete[1]):set_generated()
   top:add(f.ambiguous, all.ambiguous[1]):set_generated()
   add(top, f.reason, all.reason)
@@ -307,12 +314,6 @@ local function add_all(tree, all)
   add(top, f.path, all.path)
   add(top, f.host, all.host)
   add(top, f.netns, all.netns)
-  if steps_wanted(top) then
-    for _, one in ipairs(all.steps) do
-      add_step(top, one)
-    end
-    add(top, of_step.more, all.more)
-  end
 end
 
 function iptrec.dissector(_, _, tree)

@@ -14,6 +14,7 @@ from handmade import udp
 SHIPPED = Path(__file__).parents[2] / "iptrec" / "wireshark"
 PLUGINS = ".local/lib/wireshark/plugins"  # tshark -G folders
 PROFILE = ".config/wireshark/profiles/iptrec"
+FLAGS = {"True": "1", "False": "0"}  # as Wireshark has them from 4.2 on
 SEPARATOR, AGGREGATOR = "\x1e", "\x1f"  # in no value: control characters are made visible
 
 
@@ -39,7 +40,10 @@ class Tshark:
         form = ("-T", "fields", "-E", f"separator={SEPARATOR}", "-E", f"aggregator={AGGREGATOR}")
         lines = self("-n", "-r", path, *form, *asked, *words).split("\n")[:-1]
         return [
-            [value.split(AGGREGATOR) if value else [] for value in line.split(SEPARATOR)]
+            [
+                [FLAGS.get(one, one) for one in value.split(AGGREGATOR)] if value else []
+                for value in line.split(SEPARATOR)
+            ]
             for line in lines
         ]
 

@@ -454,3 +454,25 @@ def test_the_script_touches_nothing():
     )
     for word in words:
         assert not re.search(rf"\b{word}\s*[.(]", text), word
+
+
+def test_the_page_lists_every_field():
+    """And no other one; those of the tests are all as well."""
+    made = set(re.findall(r'ProtoField\.\w+\("([\w.]+)"', PLUGIN.read_text()))
+    page = (ROOT / "docs" / "wireshark.md").read_text()
+    table = re.search(r"\| field \|.*?\n\n", page, re.DOTALL).group()
+    first = [line.split("|")[1] for line in table.strip().splitlines()]
+    assert set(re.findall(r"`(iptrec\.[\w.]+)`", "".join(first))) == made
+    assert set(NAMES) | {"iptrec.path"} == made
+
+
+def test_filters_of_the_page_are_understood(export, tshark):
+    """Each of the table's, and those in its sentences."""
+    page = (ROOT / "docs" / "wireshark.md").read_text()
+    found = re.findall(r"`(iptrec\.[^`]* (?:==|in|contains|matches) [^`]*)`", page)
+    assert len(found) >= 9
+    path = export(LOOPBACK)
+    for one in found:
+        assert tshark.count(path, one.replace("\\|", "|")) >= 0
+    lost = next(one for one in found if '"DISCARDED"' in one)
+    assert tshark.count(path, lost) > 0
