@@ -102,7 +102,7 @@ def test_every_block_has_a_kind():
         ("[[expect]]\nverdict = 'DROP'\n", "toml"),
         ("SET x = 1;\n", "sql"),
         ("$ iptrec show trace.db\n#1 ...\n\n#2 ...\n", "shell"),
-        ("ssh box iptrec trace\n", None),
+        ("rsh box iptrec trace\n", None),
         ("iptrec show trace.db | less\n", None),
     ],
 )
