@@ -39,7 +39,7 @@ coverage: $(VENV)/installed | system ## how much of each room its own tests run,
 	$(BIN)/python tools/coverage
 
 golden: $(VENV)/installed ## rewrite the golden files from what the views print now
-	$(BIN)/python -m pytest tests/views tests/cli/test_export_tables.py --update-golden
+	$(BIN)/python -m pytest tests/views tests/pasted tests/cli/test_export_tables.py --update-golden
 
 samples: $(VENV)/installed | system ## record the samples again (then: make golden)
 	$(BIN)/python samples/record_all.py

@@ -52,14 +52,20 @@ ELSEWHERE = {  # a program that no test runs from here, and why
     "source": "is for a shell's startup file: tests/cli/test_completion_shells.py",
     "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
     "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
-    "wireshark": "opens a window: make pictures; tests/wireshark asks tshark",
+    "iptrec extcap": "is for a home of its own: tests/live/test_extcap_live.py",
+    "ssh": "asks another host: tests/live/test_ssh_live.py",
+    "tshark -D": "needs what the line before it installs: tests/live/test_extcap_live.py",
+    "tshark -i": "captures until Ctrl-C: tests/live/test_extcap_live.py",
     "touch": "makes a lock of the host's: make image, which is tests/image",
+    "wireshark": "shows windows: tests/live/test_extcap_live.py has tshark in its place",
     ".venv/bin/python": "runs these tests",
     "xtables-monitor": "prints until Ctrl-C: tests/live/test_nft_text_live.py does in a lab",
     "iptrec lake --engine": "needs what make lake installs; tests/lake_engines/test_lake_pages.py runs it",
     "/tmp/release/bin/iptrec": "is what the line before it has built",  # noqa: S108
 }
 OUTPUTS = {  # how a block begins that is neither command, program nor file, and what it is
+    "%wireshark ALL=(root)": "a rule of sudo's: tests/live/test_extcap_rights.py",
+    "polkit.addRule(": "a rule of polkit's: tests/live/test_extcap_rights.py",
     "#14 ... ACCEPT icmpv6 ... by": "titles of several recordings, shortened",
     "#1 22:19:24.140 UNKNOWN udp": "a packet of tests/live/test_ends_recorded.py",
     "#8 22:10:58.972 DISCARDED udp 10.0.2.2:20002": "of a recording of tests/live/test_drops.py",
@@ -105,6 +111,8 @@ class Line:
         return {
             "iptrec lake --engine"
             if one[:2] == ["iptrec", "lake"] and "--engine" in one
+            else " ".join(one[:2])
+            if " ".join(one[:2]) in ELSEWHERE
             else one[0]
             for one in self.commands
         }

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "pasted": {"pasted", "decode", "matching", "pcap"},
     "redact": {"redact", "decode", "recording.rows", "recording.kinds", "recording.hosts"},
     "recorder": {"recorder", "kernel", "recording"},
-    "extcap": {"extcap", "kernel", "recorder.signals"},
+    "extcap": {"extcap", "identity", "kernel", "recorder.signals"},
     "rulesets": {"rulesets", "decode", "recording.rows", "recording.kinds"},
     "context": {"context", "decode", "recording.rows", "recording.kinds"},
     "packets": {

@@ -46,7 +46,8 @@ NO = {
     "differing",
 }  # 1 says something of the sample: different, failed, there are none
 PASTED = {
-    "kern.log": "kern.log", "trace.txt": "monitor.txt", "nft.rules": "handles.nft", "xtables.txt": "xtables.txt",
+    "kern.log": "kern.log", "trace.txt": "monitor.txt", "nft.rules": "handles.nft",
+    "xtables.txt": "xtables.txt",
 }  # fmt: skip
 PRINTED = {"v4.rules": "iptables-save", "v6.rules": "ip6tables-save"}  # of the sample
 
@@ -101,7 +102,7 @@ def test_every_block_has_a_kind():
         ("[[expect]]\nverdict = 'DROP'\n", "toml"),
         ("SET x = 1;\n", "sql"),
         ("$ iptrec show trace.db\n#1 ...\n\n#2 ...\n", "shell"),
-        ("ssh box iptrec trace\n", None),
+        ("rsh box iptrec trace\n", None),
         ("iptrec show trace.db | less\n", None),
     ],
 )

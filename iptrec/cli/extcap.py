@@ -250,7 +250,7 @@ def capture_(
     What sudo or polkit may allow to who may see every packet of this host: it starts no command of theirs,
     and writes --output with their own rights.
     """
-    from iptrec.cli import trace
+    from iptrec.cli import record, trace
     from iptrec.extcap import rights
     from iptrec.kernel import hangup
 
@@ -260,11 +260,13 @@ def capture_(
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         raise UsageError("stdout is not a pipe; to write a file: iptrec trace --pcapng FILE")
     rights.take_caller()
+    path = record.dated(output) if output else None
+    rights.require_callers(path, netns)
     hangup.end_with(0)
     return trace.trace(
         [expression] if expression else None, family=family, interfaces=iface, backend=backend, drops=drops,
         netns=[netns] if netns else None, conntrack=conntrack, snaplen=snaplen, pcapng="-",
-        output=Path(output) if output else None, log_level=log_level,
+        output=path, log_level=log_level,
     )  # fmt: skip
 
 
@@ -296,8 +298,6 @@ def install(
     Examples:
 
       iptrec extcap install
-
-      sudo iptrec extcap install --system
     """
     from iptrec.extcap import parts
     from iptrec.extcap.sentences import INTERFACE

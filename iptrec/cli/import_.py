@@ -153,14 +153,15 @@ def _record(
     facts = _facts(first.time_ns, source.snaplen)
     with Writer.create(output, facts, force=force) as writer:
         namespace = writer.add_namespace(None, 0)
-        for made in listed:
+        stream = writer.add_stream(namespace, source.kind, source.detail)
+        count, last_ns, cut = _copy(writer, stream, first, events)
+        for made in (*listed, *source.rulesets):
             writer.add_snapshot(
                 namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
             )
-        stream = writer.add_stream(namespace, source.kind, source.detail)
-        count, last_ns, cut = _copy(writer, stream, first, events)
-        for one in source.lost:
-            writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
+        with writer.together():
+            for one in source.lost:
+                writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
         given, names = links
         if names := {**source.links, **names}:
             found = [{"index": index, "name": name} for index, name in sorted(names.items())]

@@ -71,7 +71,7 @@ class Installed:
             )
         changed = {path: one for path, one in other.items() if path not in kept}
         try:
-            for path in wanted:
+            for path in (self.memory, *wanted):
                 self._make_directory(path.parent)
             for path, one in wanted.items():
                 if path not in kept:
@@ -98,10 +98,10 @@ class Installed:
                 gone.append(name)
             else:
                 kept.append(name)
+        self.memory.unlink(missing_ok=True)
         for name in reversed(self.directories):
             with contextlib.suppress(OSError):  # others have put something there
                 os.rmdir(name)  # noqa: PTH106
-        self.memory.unlink(missing_ok=True)
         return gone, kept
 
     def _ours(self, path: Path) -> bool:
@@ -119,7 +119,6 @@ class Installed:
                 self.directories.append(str(one))
 
     def _remember(self) -> None:
-        self.memory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         found = {"format": _FORMAT, "files": self.files, "directories": self.directories}
         _write(self.memory, Wanted(json.dumps(found, indent=1).encode() + b"\n"))
 

@@ -30,8 +30,6 @@ def program() -> Wanted:
 def parts(folders: Folders) -> dict[Path, Wanted]:
     """The files, by where they go."""
     shipped = files("iptrec").joinpath("wireshark")
-    if not shipped.is_dir():
-        return {folders.extcap / INTERFACE: program()}
     profile = {
         folders.profiles / "iptrec" / one.name: Wanted(one.read_bytes())
         for one in shipped.joinpath("profile").iterdir()

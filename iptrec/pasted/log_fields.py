@@ -56,7 +56,7 @@ class CutError(ValueError):
     """A line that ends before it tells which packet it is about, or that is no line of the kernel's."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line's words behind the interfaces' names: the packet, whose it is, and its mark."""
 
@@ -267,7 +267,9 @@ class _Reader:
     def _bracketed(self) -> Iterator[tuple[str, str]]:
         """The words up to the closing bracket, and what is between name and value of each."""
         for word in self.words:
-            if word == ")":
+            if word in (")", ")]"):  # behind ESP there is no blank
+                if word == ")]":
+                    self.words.push("]")
                 return
             if word.startswith("PROTO="):  # the bracket was cut out
                 self.words.push(word)

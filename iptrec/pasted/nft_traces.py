@@ -6,22 +6,25 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.names import counted
-from iptrec.pasted import nft_monitor, xtables_monitor
+from iptrec.pasted import nft_monitor, nft_saved, xtables_monitor
 from iptrec.pasted.nft_chains import Ends
 from iptrec.pasted.nft_events import Event, datagram
 from iptrec.pasted.nft_monitor import Unread
 from iptrec.pasted.nft_rules import Handles, Listed
 from iptrec.pasted.prefixes import Times
-from iptrec.pasted.rulesets import NFT_TEXT
+from iptrec.pasted.rulesets import NFT_JSON, NFT_TEXT, Made, saved_alone
 from iptrec.pasted.sources import Interfaces, Lost
 from iptrec.pcap.capture import Captured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from iptrec.pasted.nft_saved import Told
     from iptrec.pasted.sources import Given
 
 _BEGINS: Final = re.compile(r"\b(?:trace id [0-9a-f]|PACKET: \d|TRACE: \d)")
+_LEARNED: Final = "iptables-nft-save, and handles of the trace"
+_MOST_TOLD: Final = 1 << 12  # chains, and rules of each, of which handles are kept
 _SNAPLEN: Final = 60  # bytes: 40 of the network header, 20 of the transport's
 _UNTOLD: Final = ("csum", "seq", "ack", "frag", "mf", "ext", "mark of rules")
 _UNTOLD_BY_XTABLES: Final = ("csum", "seq", "ack", "window", "mark")
@@ -88,12 +91,22 @@ class Traces:
         self._handles = Handles(listed)
         self._facts = {"source": source, "untold": list(untold)}
         self._unread = 0
+        self._saved = saved_alone(given.rulesets)
+        self._rules: Told = {}
         self._last_ns = 0
 
     @property
     def links(self) -> Mapping[int, str]:
         """Index and name of each interface that was met."""
         return self._names.met
+
+    @property
+    def rulesets(self) -> list[Made]:
+        """A listing with the handles that were told, where iptables-nft-save alone tells the rules."""
+        if not self._saved:
+            return []
+        listing = nft_saved.listing(self._saved, self._rules)
+        return [Made(NFT_JSON, _LEARNED, listing, "json")]
 
     @property
     def remarks(self) -> list[str]:
@@ -136,6 +149,8 @@ class Traces:
     ) -> Iterator[Captured]:
         for one in found:
             if isinstance(one, Event):
+                if self._saved:
+                    self._learn(one)
                 for event in self._ends.feed(one):
                     yield from self._captured(self._handles.feed(event))
             elif isinstance(one, Unread):
@@ -143,6 +158,14 @@ class Traces:
                 self.lost.append(Lost(time_ns, time_ns, 1, "truncated"))
             else:
                 self.lost.append(Lost(self._last_ns, time_ns, None, "enobufs"))
+
+    def _learn(self, event: Event) -> None:
+        """Keep a rule's handle and text, and that there is a chain."""
+        names = event.family, event.table, event.chain
+        if names in self._rules or len(self._rules) < _MOST_TOLD:
+            rules = self._rules.setdefault(names, {})
+            if event.handle is not None and event.text is not None and len(rules) < _MOST_TOLD:
+                rules[event.handle] = event.text
 
     def _captured(self, events: Iterable[Event]) -> Iterator[Captured]:
         for event in events:

@@ -21,7 +21,9 @@ _NUMBER: Final = re.compile(r"0x[0-9a-f]{1,16}|\d{1,19}")
 _ANONYMOUS: Final = re.compile(r"\{\n")
 _STATES: Final = {
     "invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64, "original": 0, "reply": 1,
+    "ipv4": 2, "ipv6": 10,
 }  # fmt: skip
+_MOST_ELEMENTS: Final = 100  # that are compared each with each
 _LEVELS: Final = {"emerg": 0, "alert": 1, "crit": 2, "err": 3, "notice": 5, "info": 6, "debug": 7}
 _TABLES: Final = (
     PROTOCOL_NUMBERS | {"ipv6-icmp": 58, "ipencap": 4, "ospfigp": 89},
@@ -45,8 +47,34 @@ def normal(text: str) -> str:
 
 def alike(one: str, other: str) -> bool:
     """Whether two normal texts are equal but for names that the other one has as numbers (nft -n, -nn, -S)."""
+    some, others = (_SET.split(_QUOTED.sub(_opaque, text)) for text in (one, other))
+    return len(some) == len(others) and all(
+        _same_sets(a, b) if number % 2 else _same_words(a, b)
+        for number, (a, b) in enumerate(zip(some, others, strict=True))
+    )
+
+
+def _opaque(quoted: re.Match[str]) -> str:
+    """A quoted text as one word, of which no part is looked at."""
+    return f'"{quoted[1].encode().hex()}"'
+
+
+def _same_words(one: str, other: str) -> bool:
     some, others = _WORD.findall(one), _WORD.findall(other)
     return len(some) == len(others) and all(map(_is_same, some, others))
+
+
+def _same_sets(one: str, other: str) -> bool:
+    """Whether each element of a set is one of the other's; names are in another order than their numbers."""
+    some, left = one.split(", "), other.split(", ")
+    if len(some) != len(left) or (len(some) > _MOST_ELEMENTS and some != left):
+        return False
+    for element in some:
+        found = next((each for each in left if _same_words(element, each)), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
 
 
 def _plain(text: str) -> str:

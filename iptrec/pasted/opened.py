@@ -41,8 +41,9 @@ _OTHERS: Final = {
     b"LPKSHHRH": "is a journal; journalctl reads it: journalctl --file FILE -k | iptrec import -",
 }
 _NO_EVENTS: Final = (
-    "holds no TRACE line of the kernel; was it written while TRACE rules of iptables-legacy matched? TRACE of"
-    " iptables-nft and nftrace are never logged: record with iptrec, or trace with nft monitor trace"
+    "holds no TRACE line of the kernel, and no line of nft monitor trace or xtables-monitor --trace; was it"
+    " written while TRACE rules of iptables-legacy matched? TRACE of iptables-nft and nftrace are never logged:"
+    " record with iptrec, or trace with nft monitor trace"
 )
 
 

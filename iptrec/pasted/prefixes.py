@@ -20,6 +20,7 @@ _NS: Final = 1_000_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _DAY_NS: Final = 86_400 * _NS
+_EARLIEST_NS: Final = 1_000  # 0 is no time
 _LATEST_NS: Final = 1 << 62
 _LEAP_YEARS: Final = 9  # within so many years there is a 29th of February
 _SAME_BOOT_NS: Final = 3 * _NS  # so much syslog may be late, or the clock have been set
@@ -65,7 +66,7 @@ class Times:
 
     changed_ns: int
     backwards: int = 0
-    last_ns: int = 0
+    last_ns: int = _EARLIEST_NS
     _kind: str = NONE
     _exact_ns: int = 0
     _zone: bool = True
@@ -78,6 +79,7 @@ class Times:
         found = self._read(prefix)
         if found is None or not 0 <= found < _LATEST_NS:
             return self.last_ns
+        found = max(found, _EARLIEST_NS)
         self.backwards += found < self.last_ns
         self.last_ns = found
         return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from iptrec.decode.rulesets import iptables_save, nft_listing, nft_objects
+from iptrec.decode.rulesets import iptables_save, nft_listing, nft_objects, nft_text
 from iptrec.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +51,20 @@ def kind_of(path: str, text: bytes, family: str) -> str:
     return FAMILY_KINDS[family or said]
 
 
+def _as_json(text: bytes) -> bytes:
+    """A listing as nft -j prints it, as far as its text tells that."""
+    numbered = nft_objects.numbered(text)
+    specs, _ = nft_text.texts(numbered)
+    return json.dumps({"nftables": list(nft_text.objects(numbered, specs))}).encode()
+
+
+def saved_alone(given: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What iptables-save printed, where nothing of nft was given beside it; contents by `kind_of`."""
+    if NFT_TEXT in given or NFT_JSON in given:
+        return {}
+    return {kind: text for kind, text in given.items() if kind in _OF_NFT}
+
+
 def snapshots(stream: str, given: Mapping[str, tuple[str, bytes]]) -> Iterator[Made]:
     """What is stored of the files, for events of a kind of stream; path and content by `kind_of`.
 
@@ -68,6 +83,6 @@ def snapshots(stream: str, given: Mapping[str, tuple[str, bytes]]) -> Iterator[M
         path, text = given.get(NFT_TEXT, ("", b""))
         if text:
             yield Made(NFT_TEXT, path, nft_objects.numbered(text))
-        # The listing comes last; without JSON the text alone tells it.
+        # The listing comes last; redacting needs one, too, which the text alone may tell.
         path, listing = given.get(NFT_JSON, (path, b""))
-        yield Made(NFT_JSON, path, nft_objects.stateless(listing), "json")
+        yield Made(NFT_JSON, path, nft_objects.stateless(listing) or _as_json(text), "json")

@@ -57,6 +57,7 @@ class Capture:
     """
 
     kind = "nflog"
+    rulesets = ()
 
     def __init__(self, path: str, descriptor: int | None = None) -> None:
         self._path = path

@@ -38,7 +38,6 @@ def excerpt(packet: Traversal, lines: Sequence[str]) -> Iterator[str]:
 def origin(recording: Recording, name: str, *, running: bool | None) -> Iterator[str]:
     """Where it comes from, and how to get the recording; ``name``: of the file. See `made_by`."""
     yield from made_by(recording, running=running)
-    yield from (f"- source: {one}" for one in sources(recording))
     text = any(sources(recording))
     kept = "headers" if text else f"the first {counted(recording.facts.snaplen, 'byte')}"
     yield (
@@ -60,6 +59,7 @@ def made_by(recording: Recording, *, running: bool | None) -> Iterator[str]:
     yield f"- rules: {', '.join(map(code, programs)) or 'not recorded'}"
     yield f"- recorded with: {code(shlex.join(_own(facts.command)))}"
     yield f"- events lost: {lost}"
+    yield from (f"- source: {one}" for one in sources(recording))
 
 
 def code(text: str) -> str:

@@ -298,8 +298,7 @@ def _packet_options(
     for at in first.tolist():
         one, until = window.assembly.outcomes[int(outcome[at])], int(stages.until[at])
         position = int(stages.position[at])
-        number, told = int(batch.paths[position]), batch.ended(position)
-        path = paths[number - 1]
+        path, told = paths[batch.paths[position] - 1], batch.ended(position)
         steps = shown([window.resolver.places[place] for place in one.path])
         backends = [window.resolver.backends[one.path[step]].name for step in steps]
         count = sum(step < until for step in steps)
@@ -309,7 +308,7 @@ def _packet_options(
                 (_FLAGS, struct.pack("<I", _OUTBOUND if outbound[at] else _INBOUND)),
                 *([verdict] if verdicts else []),
                 (_COMMENT, comment(path, told, count, last=bool(last[at]))),
-                (_COMMENT, fields(path, number, told, backends, count)),
+                (_COMMENT, fields(path, told, backends, count)),
             )
         )
     return found, of

@@ -34,18 +34,17 @@ _LONGEST_TEXT: Final = 4_000  # of a rule, a reason
 _LONGEST: Final = 60_000  # of all, as written; an option has at most 65,535
 
 
-def fields(path: Path, number: int, told: Ending, backends: Sequence[Backend], steps: int) -> bytes:
+def fields(path: Path, told: Ending, backends: Sequence[Backend], steps: int) -> bytes:
     """The comment about a packet, ASCII.
 
-    ``number``: of its path. ``told``: of the packet, beside that path. ``backends``: whose each step of the
-    path is. ``steps``: how many there are to tell. Those without room are counted, as ``more``.
+    ``told``: of the packet, beside that path. ``backends``: whose each step of the path is. ``steps``: how many
+    there are to tell. Those without room are counted, as ``more``.
     """
     end, decider = told.end, path.decider
     known = {
         "verdict": path.verdict,
         "complete": str(int(path.complete)),
         "ambiguous": str(int(path.ambiguous)),
-        "path": str(number),
         "host": path.host,
         "netns": path.netns,
         "end": None if end is None else end.reason,

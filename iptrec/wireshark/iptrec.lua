@@ -11,9 +11,9 @@ set_plugin_info({
   repository = "iptrec",
 })
 
--- Of two copies, of the host and of the user, one is enough; Wireshark refuses a protocol that there is already.
-local new, iptrec = pcall(Proto, "iptrec", "iptrec: the way through netfilter's rules")
-if not new then
+-- It may be installed for all users and for this one.
+local first, iptrec = pcall(Proto, "iptrec", "iptrec: the way through netfilter's rules")
+if not first then
   return
 end
 
@@ -30,7 +30,6 @@ local of_packet = {
   end_ = ProtoField.string("iptrec.end", "End behind the rules"),
   end_text = ProtoField.string("iptrec.end.text", "Text"),
   number = ProtoField.uint64("iptrec.number", "Packet number in the recording"),
-  path = ProtoField.uint32("iptrec.path", "Path number in the recording"),
   host = ProtoField.string("iptrec.host", "Host"),
   netns = ProtoField.string("iptrec.netns", "Network namespace"),
 }
@@ -189,7 +188,7 @@ local function step(value)
 end
 
 local READERS = {
-  verdict = text, complete = flag, ambiguous = flag, path = count, host = text, netns = text, reason = text,
+  verdict = text, complete = flag, ambiguous = flag, host = text, netns = text, reason = text,
   ["end"] = text, end_text = text, rule_text = text, decided_by = decider, more = count,
 }
 
@@ -315,7 +314,6 @@ local function add_all(tree, all)
   end
   local id = packet_id()
   add(top, f.number, id and id.value)
-  add(top, f.path, all.path)
   add(top, f.host, all.host)
   add(top, f.netns, all.netns)
 end

@@ -56,7 +56,7 @@ def test_commands():
     kind, found = asked("fish", "")
     assert kind == "values"
     assert found["show"] == "Show packets step by step through tables, chains and rules"
-    assert words("ex") == ["export"]
+    assert words("exp") == ["export"]
     assert words("export", "p") == ["pcapng", "parquet"]
     assert words("help", "export", "s") == ["sqlite"]
     assert words("completion", "") == ["bash", "zsh", "fish"]

@@ -74,6 +74,8 @@ def test_what_is_in_it(debian_root, made):
         "/usr/share/fish/vendor_completions.d/iptrec.fish",
         "/usr/share/iptrec/schemas/show-v1.schema.json",
         "/usr/share/doc/iptrec/copyright",
+        "/usr/share/doc/iptrec/examples/iptrec-wireshark",
+        "/usr/share/polkit-1/actions/org.iptrec.capture.policy",
         "/usr/lib/iptrec/_internal/iptrec/cli/index.py",  # what an index in a cache is good for
         "/usr/share/doc/iptrec/licenses/python",
     ):

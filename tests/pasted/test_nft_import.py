@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import iptrec, program
+from validation import fits
 
 DATA = Path(__file__).parents[1] / "data" / "pasted"
 NFT = [
@@ -54,15 +55,79 @@ def test_nft_monitor(tmp_path, listing):
     assert counters == [8, 9]
 
 
-def test_xtables_monitor(tmp_path):
-    """So are those of iptables-nft."""
-    found, said = packets(tmp_path, DATA / "xtables.txt", "--ruleset", DATA / "xtables.nft")
+@pytest.mark.parametrize("listing", ["xtables.nft", "xtables.save"])
+def test_xtables_monitor(tmp_path, listing):
+    """So are those of iptables-nft, by nft's listing, or by iptables' with the handles that are told."""
+    found, said = packets(tmp_path, DATA / "xtables.txt", "--ruleset", DATA / listing)
     decided = {told(one)[1:] for one in found if one["in"]}
     assert {
         (53, "REJECT", "filter/INPUT 2"), (80, "DROP", "filter/INPUT None"), (81, "DROP", "filter/WEB 2"),
         (85, "DROP", "filter/INPUT None"), (22, "ACCEPT", "filter/INPUT 3"), (9, "DROP", "filter/INPUT None"),
     } <= decided  # fmt: skip
     assert "with ports and no protocol are taken for UDP" in said
+
+
+def test_marks(tmp_path):
+    """They are told at policies alone: a rule that sets one shows none, and none is said to have changed."""
+    found, _ = packets(tmp_path, DATA / "monitor.txt", "--ruleset", DATA / "handles.nft")
+    reply = found[1]
+    assert [one["mark"] for one in reply["steps"]] == [None, None, None, 0x99]
+    assert not any("mark" in one["changed"] for packet in found for one in packet["steps"])
+    fits("show", json.dumps(reply))
+    shown = iptrec("show", tmp_path / "trace.db", "--packet", "2").stdout
+    assert "NFMARK=0x99" in shown
+    assert "was 0x0" not in shown
+    assert iptrec("show", "--classic", tmp_path / "trace.db").returncode == 0
+
+
+def test_what_is_not_told(tmp_path):
+    """No answer has sequence numbers or checksums, and info says what is not known."""
+    found, _ = packets(tmp_path, DATA / "monitor.txt", "--ruleset", DATA / "handles.nft")
+    assert not any({"seq", "ack", "csum"} & one["header"].keys() for one in found)
+    info = iptrec("info", tmp_path / "trace.db").stdout
+    assert "whether events are missing is not known" in info
+    assert "lines of nft monitor trace" in info
+
+
+@pytest.mark.parametrize(
+    ("text", "listing"), [("monitor.txt", "plain.nft"), ("xtables.txt", "xtables.save")]
+)
+def test_redacted(tmp_path, text, listing):
+    """Such recordings are redacted as others are: the same verdicts by the same rules."""
+    found, _ = packets(tmp_path, DATA / text, "--ruleset", DATA / listing)
+    done = iptrec("redact", tmp_path / "trace.db", "-o", tmp_path / "redacted.db")
+    assert done.returncode == 0, done.stderr
+    assert "cannot be read" not in done.stderr
+    lines = iptrec("show", "--json", tmp_path / "redacted.db").stdout.splitlines()
+    others = [json.loads(line) for line in lines]
+    for one, other in zip(found, others, strict=True):
+        assert one["verdict"] == other["verdict"]
+        assert (one["decided_by"] or {}).get("rule") == (other["decided_by"] or {}).get("rule")
+
+
+def test_losses_are_told(tmp_path):
+    """What nft says that it has lost is a loss of the recording."""
+    lines = (DATA / "monitor.txt").read_text().splitlines(keepends=True)
+    lines.insert(3, "# ERROR: We lost some netlink events!\n")
+    (tmp_path / "text").write_text("".join(lines))
+    packets(tmp_path, tmp_path / "text", "--ruleset", DATA / "handles.nft")
+    losses = json.loads(iptrec("info", "--json", tmp_path / "trace.db").stdout)["losses"]
+    assert [one["how"] for one in losses] == ["enobufs"]
+
+
+def test_a_packet_in_the_middle(tmp_path):
+    """A text that begins and ends within a packet: both are incomplete, and none of them is decided wrongly."""
+    lines = (DATA / "monitor.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "text").write_text("".join(lines[5:9]))
+    found, _ = packets(tmp_path, tmp_path / "text", "--ruleset", DATA / "handles.nft")
+    assert not any(one["complete"] for one in found)
+
+
+def test_without_a_ruleset(tmp_path):
+    """A rule that drops is believed; what comes after another one nobody knows."""
+    found, _ = packets(tmp_path, DATA / "monitor.txt")
+    assert {one["verdict"] for one in found} == {"UNKNOWN", "DROP"}
+    assert not any(one["complete"] for one in found)
 
 
 def test_from_a_pipe(tmp_path):

@@ -95,6 +95,8 @@ def test_different_texts(one, other):
     ("one", "other"),
     [
         ("icmp type echo-request accept", "icmp type 8 accept"),
+        ("meta l4proto { tcp, udp } goto rest", "meta l4proto { 6, 17 } goto rest"),
+        ("meta nfproto ipv6 accept", "meta nfproto 10 accept"),
         ("meta l4proto ipv6-icmp accept", "meta l4proto 58 accept"),
         ("ct state established,related accept", "ct state 0x2,0x4 accept"),
         ("tcp flags syn / syn,ack accept", "tcp flags 0x2 / 0x2,0x10 accept"),

@@ -142,16 +142,6 @@ def test_fields_of_several_hosts(export, tshark):
     assert len({host for _, (host,), _ in rows}) == 2
 
 
-def test_paths_are_numbered_as_paths_does(export, tshark):
-    """iptrec.path is the number that `iptrec paths` prints, and `--path` takes."""
-    rows = tshark.fields(export(LOOPBACK), "iptrec.number", "iptrec.path")
-    numbers = {int(path) for _, (path,) in rows}
-    assert len(numbers) > 1
-    for number in numbers:
-        wanted = [str(one["packet"]) for one in shown(LOOPBACK, "--path", number)]
-        assert [packet for (packet,), (path,) in rows if int(path) == number] == wanted
-
-
 def test_stages_have_the_steps_so_far(export, tshark):
     """Before NAT fewer steps than behind it; who decides is told of both."""
     path = export(ROOT / "samples" / "docker_hairpin.db", "--stages")
@@ -296,9 +286,9 @@ STRANGERS = {
     "an empty verdict": [GOOD.replace(b"DROP", b"")],
     "a flag that is none": [GOOD.replace(b"complete=1", b"complete=2")],
     "a name twice": [GOOD + b"&verdict=ACCEPT"],
-    "a number too big": [GOOD + b"&path=4294967296"],
-    "a number of 60,000 digits": [GOOD + b"&path=" + b"9" * 60_000],
-    "a negative number": [GOOD + b"&path=-1"],
+    "a number too big": [GOOD + b"&more=4294967296"],
+    "a number of 60,000 digits": [GOOD + b"&more=" + b"9" * 60_000],
+    "a negative number": [GOOD + b"&more=-1"],
     "a control character": [GOOD + b"&netns=%1b[31m"],
     "NUL": [GOOD + b"&netns=a%00b"],
     "not UTF-8": [GOOD + b"&netns=%ff"],
@@ -388,11 +378,11 @@ def test_what_the_tree_begins_with(tmp_path, capture, tshark):
 def test_many_steps_and_many_packets(capture, tmp_path, tshark):
     """As many steps as a comment holds, of more packets than the plugin remembers."""
     steps = (65_000 - len(GOOD)) // len(STEP)
-    several = [[GOOD + STEP * steps], *([GOOD + b"&path=%d" % one] for one in range(1_500))]
+    several = [[GOOD + STEP * steps], *([GOOD + b"&more=%d" % one] for one in range(1_500))]
     (tmp_path / "x.pcapng").write_bytes(capture(*several))
-    rows = tshark.fields(tmp_path / "x.pcapng", "iptrec.step", "iptrec.path")
+    rows = tshark.fields(tmp_path / "x.pcapng", "iptrec.step", "iptrec.more_steps")
     assert rows[0] == [["filter/INPUT/1"] * steps, []]
-    assert [path for _, path in rows[1:]] == [[str(one)] for one in range(1_500)]
+    assert [more for _, more in rows[1:]] == [[str(one)] for one in range(1_500)]
 
 
 def section(recording):
@@ -457,7 +447,7 @@ def named(name):
         family="ipv4", netns=name, verdict="DROP", decided_by=RulePlace(name, name, 7), complete=True,
         ambiguous=False, steps=(step, step), host=name,
     )  # fmt: skip
-    return fields(path, 1, Ending(End("asked", name, name), name), ["nft", "nft"], 2)
+    return fields(path, Ending(End("asked", name, name), name), ["nft", "nft"], 2)
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:20]))
@@ -512,7 +502,7 @@ def test_the_page_lists_every_field():
     table = re.search(r"\| field \|.*?\n\n", page, re.DOTALL).group()
     first = [line.split("|")[1] for line in table.strip().splitlines()]
     assert set(re.findall(r"`(iptrec\.[\w.]+)`", "".join(first))) == made
-    assert set(NAMES) | {"iptrec.path"} == made
+    assert set(NAMES) == made
 
 
 def test_filters_of_the_page_are_understood(export, tshark):
@@ -525,3 +515,11 @@ def test_filters_of_the_page_are_understood(export, tshark):
         assert tshark.count(path, one.replace("\\|", "|")) >= 0
     lost = next(one for one in found if '"DISCARDED"' in one)
     assert tshark.count(path, lost) > 0
+
+
+def test_it_may_be_there_twice(export, tshark):
+    """For all users and for this one: each packet has one tree, and nothing is complained of."""
+    path = export(LOOPBACK)
+    words = ("-X", f"lua_script:{PLUGIN}")
+    once, twice = (tshark.fields(path, "iptrec.verdict", words=more) for more in ((), words))
+    assert once == twice

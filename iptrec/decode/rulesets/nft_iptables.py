@@ -8,6 +8,7 @@ match or target of x_tables, which nft does not look into, counts by its name.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,7 @@ _INTERFACES: Final = {"iifname": "-i", "oifname": "-o"}
 _UNITS: Final = {"second": "sec", "minute": "min", "hour": "hour", "day": "day"}
 _BURST: Final = 5  # iptables' default, which it does not print
 _FLAGS: Final = ("fin", "syn", "rst", "psh", "ack", "urg")  # in iptables' order
+_FIELDS: Final = {"-s": "saddr", "-d": "daddr", "-i": "iifname", "-o": "oifname"}
 _OFFSET: Final = 0x1FFF  # of ip frag-off
 
 
@@ -56,6 +58,58 @@ def agree(rule: Rule, statements: Sequence[tuple[str, Any]], comment: str | None
         _target(target) == (_REAL.get(rule.target or "", rule.target), rule.goto)
         and conditions <= printed <= conditions + implied
     )
+
+
+def statements(rule: Rule, chains: Collection[str]) -> list[dict[str, Any]]:
+    """What nft's JSON has of a rule that iptables printed, so that both `agree`.
+
+    Each match of ``-m`` is taken for one of x_tables. ``chains``: of its table. Raises LookupError, TypeError
+    or ValueError for what has no such words.
+    """
+    opaque = set(re.findall(r"(?<!\S)-m (\S+)", rule.spec))
+    matches = [
+        _stated(words) for words in _printed(rule.spec, {_REAL.get(one, one) for one in opaque})
+    ]
+    return [*matches, {"counter": {"packets": 0, "bytes": 0}}, *_stated_target(rule, chains)]
+
+
+def _stated(words: str) -> dict[str, Any]:
+    """A condition in the words of `_printed` as nft's JSON has it."""
+    negated = words.startswith("! ")
+    option, _, value = words.removeprefix("! ").partition(" ")
+    if option == "-m":
+        return {"xt": {"type": "match", "name": value}}
+    op, right = "!=" if negated else "==", value
+    left: dict[str, Any]
+    match option:
+        case "-s" | "-d":
+            address, _, mask = value.partition("/")
+            field = {"protocol": "ip6" if ":" in address else "ip", "field": _FIELDS[option]}
+            left, right_ = {"payload": field}, {"prefix": {"addr": address, "len": int(mask)}}
+            return {"match": {"op": op, "left": left, "right": right_}}
+        case "-i" | "-o":
+            left = {"meta": {"key": _FIELDS[option]}}
+            right = f"{value[:-1]}*" if value.endswith("+") else value
+        case "-p":
+            left = {"meta": {"key": "l4proto"}}
+        case _:
+            raise ValueError(words)
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def _stated_target(rule: Rule, chains: Collection[str]) -> Iterator[dict[str, Any]]:
+    target = rule.target
+    verdicts = {name: verdict for verdict, name in _VERDICTS.items()}
+    if target is None:
+        return
+    if target in chains:
+        yield {"goto" if rule.goto else "jump": {"target": target}}
+    elif target in verdicts:
+        yield {verdicts[target]: None}
+    elif target == "TRACE":
+        yield {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}
+    else:
+        yield {"xt": {"type": "target", "name": _REAL.get(target, target)}}
 
 
 def _parts(statements: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, Any]], Any]:

@@ -1,0 +1,166 @@
+"""What nft monitor trace and xtables-monitor print, imported: as it was recorded, and as the kernel counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+
+import ground_truth
+import pytest
+import sides
+import test_nft
+from command import iptrec
+from recorder import packets, stop, until
+from test_kernel_log_live import judged, without_trace
+from test_nft import MIXED, NATIVE, listeners, router, start
+
+pytestmark = [*test_nft.pytestmark, pytest.mark.alone]
+
+PACKETS = 600
+TRACE = ":OUTPUT ACCEPT [0:0]\n-A PREROUTING -p udp -j TRACE\n-A OUTPUT -p udp -j TRACE\n"
+XTABLES = pytest.mark.skipif(
+    shutil.which("xtables-monitor", path="/usr/sbin:/sbin:/usr/bin") is None,
+    reason="no xtables-monitor",
+)
+
+
+@contextlib.contextmanager
+def printed(lab, path, *command, said):
+    """A monitor that writes to a file, until ``said`` is in it: what it says of a last packet."""
+    if os.geteuid():
+        pytest.skip("monitors lose events: the kernel grants this user a small receive buffer only")
+    before = listeners(lab)
+    with path.open("w") as out:
+        monitor = lab.popen(command, stdout=out)
+        until(lambda: listeners(lab) > before)
+        yield
+        until(lambda: said in path.read_text())
+        monitor.send_signal(signal.SIGINT)
+        monitor.wait(timeout=60)
+
+
+def imported(tmp_path, text, *rulesets):
+    """A recording of a text, and what was said of it."""
+    options = [one for path in rulesets for one in ("--ruleset", path)]
+    done = iptrec("import", "--force", text, *options, "-o", tmp_path / "imported.db")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "imported.db", done.stderr
+
+
+def listed(lab, tmp_path, *families):
+    """Files of the ruleset as nft prints it, and of iptables' words for it."""
+    paths = tmp_path / "nft.text", tmp_path / "nft.json"
+    for path, options in zip(paths, (["-a"], ["-a", "-j"]), strict=True):
+        path.write_text(lab.run(["nft", *options, "list", "ruleset"]).stdout)
+    saves = []
+    for family in families:
+        saves.append(tmp_path / f"{family}.save")
+        saves[-1].write_text(lab.run([f"{family}-nft-save"]).stdout)
+    return [*paths, *saves]
+
+
+def ways(path):
+    """The way of each packet by its number, without what the recorder's own rules told."""
+    found = {}
+    for packet in packets(path):
+        number = packet.header.get("sport", packet.header.get("icmp_id"))
+        if number is None or not 20000 <= number < 21000:
+            continue
+        assert number not in found
+        found[number] = (
+            packet.verdict, packet.complete, packet.ambiguous, str(packet.decided_by),
+            tuple(
+                (one.table, one.chain, one.type, one.rule, one.spec, one.target, one.in_, one.out)
+                for one in packet.steps if one.table != "raw" and "iptrec-" not in one.table
+            ),
+        )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("options", [["-a"], [], ["-nn"]], ids=["handles", "texts", "numbers"])
+def test_as_it_was_recorded(lab, tmp_path, options):
+    """1,000 mixed packets through maps, jumps, gotos and NAT: all as they were recorded."""
+    router(lab)
+    lab.run(["nft", "-f", "-"], stdin=NATIVE)
+    child = start(
+        lab, tmp_path / "t.db", "(udp or tcp or icmp) and src host (10.0.1.2 or fd00:1::2)"
+    )
+    text = tmp_path / "monitor"
+    with printed(lab, text, "nft", *options, "monitor", "trace", said="sport 20996"):
+        rulesets = listed(lab, tmp_path)
+        lab.run([sys.executable, "-c", MIXED], "a")
+        until(lambda: text.read_text().count("sport 20996") > 2)
+    stop(child)
+    recorded, (path, said) = ways(tmp_path / "t.db"), imported(tmp_path, text, *rulesets)
+    found = ways(path)
+    alike = Counter(
+        "incomplete" if not one[1] else "same" if one == recorded.get(number) else "other"
+        for number, one in found.items()
+    )
+    different = {
+        n: (one, recorded.get(n)) for n, one in found.items() if one[1] and one != recorded.get(n)
+    }
+    assert next(iter(different.items()), None) is None, (alike, said)
+    assert found.keys() == recorded.keys()
+    assert alike["same"] == 1000, (alike, said)
+
+
+def rules(lab):
+    """A router with rules of iptables-nft that trace and count."""
+    sides.join(lab, "a", "b", peer="to-{name}")
+    for name in ("a", "b"):
+        lab.restore(name, "ipv4", "*filter\n-A OUTPUT -p icmp -j DROP\nCOMMIT\n")
+    for conf in ("all", "to-a", "to-b"):
+        lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
+    lab.settle()
+    text = ground_truth.RULES.replace(":OUTPUT ACCEPT [0:0]\n", TRACE, 1)
+    lab.restore(None, "ipv4", text, "nft")
+
+
+def traffic(lab, count, pause):
+    """Both sides send at each other, no faster than a monitor prints."""
+    program = ground_truth.SENDER.replace(
+        "    try:\n", f"    __import__('time').sleep({pause})\n    try:\n"
+    )
+    senders = [
+        lab.popen([sys.executable, "-c", program, host, str(first), str(count // 2), str(cpu)], name)
+        for name, host, first, cpu in (("a", "10.0.2.2", 0, 0), ("b", "10.0.1.2", count, 1))
+    ]  # fmt: skip
+    assert [sender.wait(timeout=120) for sender in senders] == [0, 0]
+
+
+LAST = """
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"last", ("10.0.2.2", 7777))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "pause"),
+    [
+        (["nft", "-a", "monitor", "trace"], "dport 7777", 0.001),
+        (["nft", "monitor", "trace"], "dport 7777", 0.001),
+        pytest.param(["xtables-monitor", "--trace"], "DPORT=7777", 0.02, marks=XTABLES),
+    ],
+    ids=["handles", "texts", "xtables-monitor"],
+)
+def test_hits_are_the_kernels_counters(lab, tmp_path, command, said, pause):
+    """Each rule and policy of iptables-nft was hit as often as it counted, and no trace mixes packets."""
+    rules(lab)
+    text = tmp_path / "monitor"
+    with printed(lab, text, *command, said=said):
+        traffic(lab, PACKETS, pause)
+        lab.run([sys.executable, "-c", LAST], "a")
+        until(lambda: said in text.read_text())
+        saved = lab.run(["iptables-nft-save", "-c"]).stdout
+    files = listed(lab, tmp_path, "iptables")
+    # xtables-monitor tells handles and iptables' words: then these are enough.
+    for rulesets in [files, files[2:]] if "xtables-monitor" in command else [files]:
+        path, remarks = imported(tmp_path, text, *rulesets)
+        hits, found = judged(path)
+        assert without_trace(hits) == without_trace(ground_truth.counters(saved)), (found, remarks)
+        assert (found["mixed"], found["incomplete"], found["ambiguous"]) == (0, 0, 0)
