@@ -129,7 +129,7 @@ def test_open():
     found, resolver = handles(event("counter"), policy())
     assert found == [UNTOLD]
     assert resolver.ambiguous == 1
-    assert resolver.texts == {UNTOLD: (("inet", "fw", "input"), "counter")}
+    assert resolver.texts == {("inet", "fw", UNTOLD): ("input", "counter")}
 
 
 def test_each_packet_for_itself():
