@@ -148,6 +148,7 @@ def _steps(
     for path in window.assembly.outcomes[window.assembly.outcome[position]].paths:
         told = [*known.steps(packet, window, position, path)]
         steps = tuple(_explained(*one) for one in told)
+        steps = (_begun(steps[0], window.stream.kind), *steps[1:])
         same = all(step.rule == before.place.number for step, before, _ in told)
         if (same or not found) and not any(one.fits for step in steps for one in step.passed):
             return steps
@@ -163,6 +164,16 @@ def _doubted(step: ExplainedStep, ways: tuple[ExplainedStep, ...]) -> ExplainedS
         for one in step.passed
     )
     return replace(step, passed=tuple(passed))
+
+
+def _begun(step: ExplainedStep, kind: str) -> ExplainedStep:
+    """Without rules of TRACE before the first event of legacy iptables: one matched, and is not told of.
+
+    net/ipv4/netfilter/ip_tables.c, ipt_do_table: a rule is logged before its target marks the packet.
+    """
+    if kind != "nflog":
+        return step
+    return replace(step, passed=tuple(one for one in step.passed if one.rule.target != "TRACE"))
 
 
 def _explained(step: Step, before: Before, found: Met) -> ExplainedStep:

@@ -159,8 +159,9 @@ def _record(
             writer.add_snapshot(
                 namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
             )
-        for one in source.lost:
-            writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
+        with writer.together():
+            for one in source.lost:
+                writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
         given, names = links
         if names := {**source.links, **names}:
             found = [{"index": index, "name": name} for index, name in sorted(names.items())]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,12 +21,13 @@ from iptrec.pasted import nflog
 from iptrec.pasted.log_fields import CutError, parsed
 from iptrec.pasted.packet import built, family
 from iptrec.pasted.prefixes import Times
-from iptrec.pasted.sources import Interfaces, Lost
+from iptrec.pasted.sources import Interfaces, Lost, lose
 from iptrec.pcap.capture import Captured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from iptrec.pasted.log_fields import Line
     from iptrec.pasted.packet import Told
     from iptrec.pasted.sources import Given
 
@@ -49,6 +51,7 @@ _CONTINUED: Final = re.compile(
     rb"\s*(?:(?:[A-Z]{2,8}[=:]\S*|\[SRC=\S*|CE|DF|MF|CWR|ECE|URG|ACK|PSH|RST|SYN|FIN|OPT|\(?[0-9A-F]*\)?|\]"
     rb"|INCOMPLETE|TRUNCATED|AH|ESP|AE|\[\d+|bytes\])(?:\s+|$))+"
 )
+_LONGEST: Final = 2048  # bytes of a line; the kernel's buffer has half of that (nf_log.c, S_SIZE)
 _MOST_WRAPPED: Final = 12  # lines that one line was wrapped into
 _REMEMBERED: Final = 4096  # packets in a table at once
 _TABLE_HOOKS: Final = {
@@ -124,24 +127,20 @@ class Lines:
                     "untold": list(UNTOLD), "times": self._times.told(),
                 }  # fmt: skip
             if not place:
-                self.lost.append(Lost(self._last_ns or time_ns, time_ns, None, "enobufs"))
+                lose(self.lost, Lost(self._last_ns or time_ns, time_ns, None, "enobufs"))
                 continue
             self._last_ns = time_ns
             try:
                 yield Captured(time_ns, self._datagram(place, rest))
             except CutError:
                 self.cut += 1
-                self.lost.append(Lost(time_ns, time_ns, 1, "truncated"))
+                lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
 
     def _datagram(self, place: bytes, rest: bytes) -> bytes:
-        found = _INTERFACES.fullmatch(rest.decode("utf-8", "backslashreplace"))
+        found = _INTERFACES.fullmatch(rest[:_LONGEST].decode("utf-8", "backslashreplace"))
         if found is None:
             raise CutError("the line is cut before it tells a packet")
-        line = parsed(found["packet"])
-        try:
-            payload = built(line.packet)
-        except ValueError as error:
-            raise CutError(str(error)) from None
+        line, payload = _packet(found["packet"])
         self.shortened += not line.whole
         table, _, chain = place.rpartition(b":")[0].rpartition(b":")[0].partition(b":")
         name = table.decode("ascii", "replace")
@@ -160,6 +159,16 @@ class Lines:
             gid=line.gid,
             link=_link(found),
         )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _packet(text: str) -> tuple[Line, bytes]:
+    """What a line tells of a packet, and its bytes. Most lines of a packet are equal here."""
+    line = parsed(text)
+    try:
+        return line, built(line.packet)
+    except ValueError as error:
+        raise CutError(str(error)) from None
 
 
 class _Hooks:

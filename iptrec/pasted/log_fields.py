@@ -56,7 +56,7 @@ class CutError(ValueError):
     """A line that ends before it tells which packet it is about, or that is no line of the kernel's."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """One line's words behind the interfaces' names: the packet, whose it is, and its mark."""
 

@@ -13,7 +13,7 @@ from iptrec.pasted.nft_monitor import Unread
 from iptrec.pasted.nft_rules import Handles, Listed
 from iptrec.pasted.prefixes import Times
 from iptrec.pasted.rulesets import NFT_JSON, NFT_PASTED, NFT_TEXT, Made, saved_alone
-from iptrec.pasted.sources import Interfaces, Lost
+from iptrec.pasted.sources import Interfaces, Lost, lose
 from iptrec.pcap.capture import Captured
 
 if TYPE_CHECKING:
@@ -159,9 +159,9 @@ class Traces:
                     yield from self._captured(self._handles.feed(event))
             elif isinstance(one, Unread):
                 self._unread += 1
-                self.lost.append(Lost(time_ns, time_ns, 1, "truncated"))
+                lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
             else:
-                self.lost.append(Lost(self._last_ns, time_ns, None, "enobufs"))
+                lose(self.lost, Lost(self._last_ns, time_ns, None, "enobufs"))
 
     def _learn(self, event: Event) -> None:
         """Keep a rule's handle and text, and that there is a chain."""
@@ -177,7 +177,7 @@ class Traces:
                 yield Captured(event.time_ns, datagram(event, self._names))
             except ValueError:  # a name of more than 255 bytes
                 self._unread += 1
-                self.lost.append(Lost(event.time_ns, event.time_ns, 1, "truncated"))
+                lose(self.lost, Lost(event.time_ns, event.time_ns, 1, "truncated"))
 
 
 def _listed(given: Given) -> Listed | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from iptrec.pcap.capture import Captured
 
 _MOST_NAMES: Final = 1 << 16  # interfaces of one file; more are no names
+_MOST_LOST: Final = 4096
 _LONGEST_NAME: Final = 15  # bytes: IFNAMSIZ, with its NUL
 
 
@@ -29,6 +30,17 @@ class Lost(NamedTuple):
     last_ns: int
     events: int | None
     how: str
+
+
+def lose(lost: list[Lost], one: Lost) -> None:
+    """Add what is missing; where there are very many, the last ones become one."""
+    if len(lost) < _MOST_LOST:
+        lost.append(one)
+        return
+    last = lost[-1]
+    known = None if last.events is None or one.events is None else last.events + one.events
+    first_ns, last_ns = min(last.first_ns, one.first_ns), max(last.last_ns, one.last_ns)
+    lost[-1] = Lost(first_ns, last_ns, known, last.how)
 
 
 class Source(Protocol):

@@ -153,7 +153,7 @@ REFUSALS = {
     "empty": (b"", [], "is empty"),
     "nonsense": (b"nonsense" * 10, [], "holds no TRACE line"),
     "not a capture": (b"nonsense" * 10, ["--from", "capture"], "unknown file format"),
-    "not a log": (pcap([(1, 0, message())]), ["--from", "kernel-log"], "holds no lines of the kernel's log"),
+    "not a log": (pcap([(1, 0, message())]), ["--from", "kernel-log"], "holds no packet"),
     "no kind": (b"nonsense", ["--from", "x"], "must be one of capture, kernel-log"),
     "ethernet": (pcap([(1, 0, b"x" * 60)], link=1), [], "holds packets of type EN10MB, not NFLOG"),
     "no packet": (pcap([]), [], "holds no packet"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import ground_truth
 import kernel_log
@@ -17,6 +20,7 @@ from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
+ROOT = Path(__file__).parents[2]
 PACKETS = 4_000
 TRACE = "-A {} -p udp -j TRACE\n"
 
@@ -85,3 +89,136 @@ def test_hits_are_the_kernels_counters(lab, tmp_path):
     assert without_trace(hits) == without_trace(ground_truth.counters(saved))
     assert (found["mixed"], found["incomplete"], found["ambiguous"]) == (0, 0, 0)
     assert not overruns
+
+
+REAL = {  # a ruleset -> hosts behind interfaces of its names, and where each sends to
+    "tests/data/rulesets/docker-libvirt-ufw.rules": (
+        {
+            "docker0": ("172.17.0.2", "172.17.0.1/16"),
+            "virbr0": ("192.168.122.2", "192.168.122.1/24"),
+            "virbr1": ("192.168.231.2", "192.168.231.1/24"),
+            "ens3": ("203.0.113.2", "203.0.113.1/24"),
+        },
+        ["172.17.0.2", "172.17.0.1", "192.168.122.2", "192.168.231.2", "192.168.231.1", "203.0.113.2"],
+    ),
+    "samples/kubeadm-flannel.rules": (
+        {
+            "cni0": ("10.244.0.2", "10.244.0.1/24"),
+            "flannel.1": ("10.244.1.2", "10.244.1.1/24"),
+            "ens3": ("172.31.7.90", "172.31.7.91/20"),
+        },
+        ["10.96.0.10", "10.96.0.1", "10.244.0.2", "10.244.1.2", "172.31.7.90", "172.31.7.91"],
+    ),
+}  # fmt: skip
+PORTS = (22, 53, 67, 443, 9153)
+SEND = """\
+import socket, sys, time
+me = sys.argv[1]
+for target in sys.argv[2:]:
+    for port in {ports}:
+        time.sleep(0.002)
+        out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        out.sendto(b"x" * 20, (target, port))
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        connection.settimeout(0.02)
+        try:
+            connection.connect((target, port))
+            connection.sendall(b"hello")
+        except OSError:
+            pass
+        connection.close()
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    raw.sendto(bytes.fromhex("0800f7ff00000000"), (target, 0))
+"""
+LISTEN = """\
+import socket, threading
+def serve(port):
+    server = socket.create_server(("", port))
+    while True:
+        connection, _ = server.accept()
+        connection.recv(9)
+        connection.close()
+for port in (53, 443, 9153):
+    threading.Thread(target=serve, args=(port,), daemon=True).start()
+print("listening", flush=True)
+threading.Event().wait()
+"""
+
+
+def real_host(lab, text, links):
+    """A router with a real ruleset, all traced, between hosts that listen; their names."""
+    for number, (interface, (address, gateway)) in enumerate(links.items()):
+        name, (router, _, bits) = f"h{number}", gateway.partition("/")
+        lab.host(name)
+        lab.link(name, "eth0", f"{address}/{bits}", peer=interface)
+        lab.ip(None, f"address add {gateway} dev {interface}")
+        lab.ip(name, f"route add default via {router}")
+        child = lab.popen([sys.executable, "-c", LISTEN], name, stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "listening\n"
+    lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    lab.settle()
+    raw = "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    lab.restore(None, "ipv4", text)
+    lab.restore(None, "ipv4", f"{raw}-A PREROUTING -j TRACE\n-A OUTPUT -j TRACE\nCOMMIT\n")
+    lab.run(["iptables-legacy", "-t", "raw", "-Z"])
+    return [f"h{number}" for number in range(len(links))]
+
+
+@pytest.mark.parametrize("ruleset", REAL, ids=lambda path: Path(path).stem)
+def test_real_rulesets(lab, tmp_path, ruleset):
+    """TCP, UDP, ICMP and what answers them, through rules of Docker, libvirt, ufw and Kubernetes."""
+    links, targets = REAL[ruleset]
+    names = real_host(lab, (ROOT / ruleset).read_text(), links)
+    with kernel_log.logged(lab, tmp_path / "log") as overruns:
+        for table in ("raw", "mangle", "nat", "filter"):
+            lab.run(["iptables-legacy", "-t", table, "-Z"])
+        for name in names:
+            lab.run([sys.executable, "-c", SEND.format(ports=PORTS), name, *targets], name)
+        saved = lab.run(["iptables-legacy-save", "-c"]).stdout
+    (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
+    done = iptrec(
+        "import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db"
+    )
+    assert done.returncode == 0, done.stderr
+    hits, found = judged(tmp_path / "t.db")
+    assert not overruns
+    assert without_trace(hits) == without_trace(ground_truth.counters(saved))
+    assert (found["mixed"], found["ambiguous"]) == (0, 0)
+    assert found["packets"] > 100
+
+
+def test_lines_that_were_overwritten(lab, tmp_path):
+    """Of a flood the kernel keeps a part: no rule has more packets than it counted, and losses are told."""
+    sides.join(lab, "a", "b", peer="to-{name}")
+    lab.settle()
+    trace = ":OUTPUT ACCEPT [0:0]\n" + TRACE.format("PREROUTING") + TRACE.format("OUTPUT")
+    lab.restore(None, "ipv4", ground_truth.RULES.replace(":OUTPUT ACCEPT [0:0]\n", trace, 1))
+    with kernel_log.logged(lab, tmp_path / "log") as overruns:
+        traffic(lab, 5 * PACKETS, paced=False)
+        saved = lab.run(["iptables-legacy-save", "-c"]).stdout
+    if not overruns:
+        pytest.skip("the log was read faster than the kernel wrote")
+    (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
+    done = iptrec(
+        "import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db"
+    )
+    assert done.returncode == 0, done.stderr
+    hits, found = judged(tmp_path / "t.db")
+    counted = ground_truth.counters(saved)
+    assert {one: (hits[one], counted[one]) for one in hits if hits[one] > counted[one]} == {}
+    assert 0 < found["packets"] < 5 * PACKETS
+    assert found["incomplete"] > 0
+    told = json.loads(iptrec("info", "--json", tmp_path / "t.db").stdout)
+    assert told["losses"]
+    assert not told["complete"]
+
+
+def test_nft_does_not_log(lab, tmp_path):
+    """TRACE of iptables-nft is not in the log: that is said."""
+    lab.run(["iptables-nft", "-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "TRACE"])
+    with kernel_log.logged(lab, tmp_path / "log"):
+        lab.run([sys.executable, "-c", SEND.format(ports=PORTS), "x", "127.0.0.1"])
+        Path("/dev/kmsg").write_text("<6>a line of another\n")
+    done = iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "TRACE of iptables-nft and nftrace are never logged" in done.stderr
