@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import time
@@ -168,3 +169,25 @@ def test_lines_that_a_mail_wrapped(imported, width):
         )
     ]
     assert packets(imported("\n".join(wrapped))) == expected
+
+
+def fates(path):
+    """By what a packet is told from others: whether it is complete, its verdict and its decider."""
+    return {
+        (tuple(sorted((key, str(value)) for key, value in one["header"].items())), one["in"], one["out"]):
+        (one["complete"], one["verdict"], str(one["decided_by"]))
+        for one in packets(path)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_lost_lines_make_no_other_verdict(imported, seed):
+    """Whatever lines are missing: a packet that is told as complete has the fate that it had."""
+    lines = ["".join(one[1:]) for one in LINES]
+    before = fates(imported("\n".join(lines)))
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    kept = [one for one in lines if chance.random() > 0.15]
+    after = fates(imported("\n".join(kept)))
+    complete = {one: fate for one, fate in after.items() if fate[0] and fate[1] != "UNKNOWN"}
+    assert {one: fate for one, fate in complete.items() if fate != before.get(one)} == {}
+    assert 0 < len(complete) < len(before)
