@@ -11,7 +11,7 @@ LINE = (
 )
 RULES = "*raw\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n*filter\n:INPUT DROP [0:0]\nCOMMIT\n"
 NAT = "*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n"
-MANGLE = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j {}\nCOMMIT\n"
+MANGLE = "*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n-A PREROUTING -j {}\nCOMMIT\n"
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,13 @@ MANGLE = "*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j {}\nCOMMIT\n"
 def test_events_with_other_addresses(tmp_path, more, count):
     """The first packet's second line is lost, and the second one's first line."""
     mangled = ["mangle:PREROUTING:rule:1", "mangle:PREROUTING:policy:2"] if "mangle" in more else []
+    behind = ["mangle:INPUT:policy:1"] if mangled else []
     lines = [
         *(
             LINE.format(time=1, place=one, source=2)
             for one in ["raw:PREROUTING:policy:1", *mangled]
         ),
-        LINE.format(time=1, place="filter:INPUT:policy:1", source=3),
+        *(LINE.format(time=1, place=one, source=3) for one in [*behind, "filter:INPUT:policy:1"]),
     ]
     (tmp_path / "log").write_text("\n".join(lines))
     (tmp_path / "rules").write_text(RULES + more)
