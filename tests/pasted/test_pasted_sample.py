@@ -191,3 +191,20 @@ def test_lost_lines_make_no_other_verdict(imported, seed):
     complete = {one: fate for one, fate in after.items() if fate[0] and fate[1] != "UNKNOWN"}
     assert {one: fate for one, fate in complete.items() if fate != before.get(one)} == {}
     assert 0 < len(complete) < len(before)
+
+
+def test_the_newest_line_first(imported, tmp_path):
+    """As journalctl -r prints it: that is said, and no packet has another fate."""
+    lines = [WAYS["dmesg"](n, "".join(one[1:])) for n, one in enumerate(LINES)]
+    before = fates(imported("\n".join(lines)))
+    (tmp_path / "log").write_text("\n".join(reversed(lines)))
+    done = iptrec(
+        "import", tmp_path / "log", "-o", tmp_path / "r.db", "--ruleset", DATA / "v4.rules"
+    )
+    assert "times are before that of the line before (journalctl -r?)" in done.stderr
+    complete = {
+        one: fate
+        for one, fate in fates(tmp_path / "r.db").items()
+        if fate[0] and fate[1] != "UNKNOWN"
+    }
+    assert {one: fate for one, fate in complete.items() if fate != before.get(one)} == {}
