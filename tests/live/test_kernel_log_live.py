@@ -297,6 +297,13 @@ def test_ipv6(lab, tmp_path):
     assert done.returncode == 0, done.stderr
     hits, found = judged(tmp_path / "t.db")
     assert not overruns
-    assert without_trace(hits) == without_trace(ground_truth.counters(saved))
+    counted = ground_truth.counters(saved)
+    # Policies are passed by what neighbours say, too, also while the tables are set to zero one by one.
+    ours, theirs = (
+        {place: count for place, count in without_trace(one).items() if place[2] != "policy"}
+        for one in (hits, counted)
+    )
+    assert ours == theirs
+    assert len(ours) > 5
     assert found["packets"] > 200
     assert found["ambiguous"] == 0

@@ -30,6 +30,9 @@ LINES = [one.partition("TRACE: ") for one in (DATA / "kern.log").read_text().spl
 def _utc(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 @pytest.fixture
@@ -102,6 +105,7 @@ def test_info_tells_where_it_comes_from(imported):
     assert "snaplen: the headers of each packet, as the text tells them" in text
     assert "times: as the text tells them, to 1 second; their zone is not told" in text
     assert "started: 2026-11-30T05:44:29" in text
+    assert "namespace: not known" in text
 
 
 @pytest.mark.parametrize("tool", ["pcapng", "issue", "redact"])
