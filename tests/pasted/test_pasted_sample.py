@@ -108,6 +108,18 @@ def test_info_tells_where_it_comes_from(imported):
     assert "namespace: not known" in text
 
 
+def test_info_tells_it_to_machines(imported):
+    """As the stream has it."""
+    found = json.loads(iptrec("info", "--json", imported((DATA / "kern.log").read_bytes())).stdout)
+    validator("info").validate(found)
+    (stream,) = found["streams"]
+    assert stream["detail"] == {
+        "group": 0, "sequence": False, "source": "kernel-log", "rebuilt": True,
+        "untold": ["csum", "ext", "ecn"],
+        "times": {"kind": "time-of-day", "exact_ns": 10**9, "zone": False, "year": False},
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("tool", ["pcapng", "issue", "redact"])
 def test_others_tell_it_too(imported, tmp_path, tool):
     """The comment of a capture, the text of a bug report, a redacted recording."""
