@@ -245,7 +245,7 @@ class Builder:
             chain=place.chain,
             type=step_type(place),
             rule=place.number,
-            spec=rule.spec if rule else None,
+            spec=rule.spec if rule else place.told,
             comment=rule.comment if rule else None,
             target=place.target,
             target_args=rule.target_args if rule and not place.by_match else None,

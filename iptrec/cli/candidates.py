@@ -17,7 +17,7 @@ _FILES: Final = "files"
 # What an argument, or the value of an option, is called in --help -> files that it may be.
 _FILES_OF: Final = {
     "TRACE.db": _RECORDINGS, "TRACE.db...": _RECORDINGS, "TRACE.db|LAKE/": _RECORDINGS, "A [B]": _FILES,
-    "EXPECTATIONS.toml": "files .toml", "CAPTURE": "files .pcap .pcapng .cap", "FILE": _FILES, "OUT": _FILES,
+    "EXPECTATIONS.toml": "files .toml", "FILE": _FILES, "OUT": _FILES,
     "FILE.zip": "files .zip", "DIR": _FILES, "LAKE/": _FILES,
 }  # fmt: skip
 # As the refusals of others name them: tests/cli/test_completion.py asks each option.

@@ -97,12 +97,13 @@ def assemble(
     walker: Walker,
     arrival_ns: int | None,
     logged: Logged,
+    fixed: Mask | None = None,
 ) -> Assembly:
     """Group the events of one stream into traversals.
 
     ``resolved`` is `Resolver.resolve` of the events; those without a place are left out. ``arrival_ns``:
     since when (epoch) packets were stamped as they arrived, so that the stamped events of one have the
-    same stamp, mostly; None: never.
+    same stamp, mostly; None: never. ``fixed``: see `by_keys`.
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
@@ -110,7 +111,7 @@ def assemble(
         nothing = np.zeros(0, np.int64)
         return Assembly(nothing, nothing, nothing, nothing, [], {}, nothing)
 
-    rows, keys = by_keys(events, known)
+    rows, keys = by_keys(events, known, fixed)
     path = place[rows]
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
     first = np.flatnonzero(new_key | _begins(path, resolver))

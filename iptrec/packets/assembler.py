@@ -14,6 +14,7 @@ from iptrec.decode.netlink import padded
 from iptrec.packets import clock
 from iptrec.packets.assemble import Assembly, assemble
 from iptrec.packets.copies import FLOOD_NS, Logged
+from iptrec.packets.fixed import fixed
 from iptrec.packets.walk import Walker
 from iptrec.recording.rows import Chunk
 
@@ -233,7 +234,11 @@ class Assembler:
         )
         whole = partial(self._whole, earliest, events.received_ns)
         logged = Logged(earliest, events.received_ns, of_events.cpu, whole)
-        assembly = assemble(events, resolved, self.resolver, self.walker, self._arrival_ns, logged)
+        rebuilt = self.stream.kind == "nflog" and self.stream.detail.get("rebuilt") is True
+        same = fixed(events, self.resolver.timelines) if rebuilt else None
+        assembly = assemble(
+            events, resolved, self.resolver, self.walker, self._arrival_ns, logged, same
+        )
         return Read(
             lengths=lengths,
             received_ns=received,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.decode.headers import spans
-from iptrec.packets.identity import AUTH, EXTENSIONS, Packets
+from iptrec.packets.identity import AUTH, EXTENSIONS, Packets, combined, pair_keys
 
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
@@ -27,13 +27,21 @@ _BYTES_BELOW: Final = (
 )
 
 
-def by_keys(events: TraceEvents, rows: I64) -> tuple[I64, U64]:
-    """Some events (ascending), those with equal keys of `Packets.keys` together and in order, and the keys."""
+def by_keys(events: TraceEvents, rows: I64, fixed: Mask | None = None) -> tuple[I64, U64]:
+    """Some events (ascending), those with equal keys of `Packets.keys` together and in order, and the keys.
+
+    ``fixed``: whose addresses make a difference, shape (events,), see `fixed.fixed`.
+    """
     begins = _begins(events)
+    pairs = None if fixed is None else np.where(fixed, pair_keys(events), np.uint64(0))
+    if pairs is not None:
+        begins[1:] |= pairs[1:] != pairs[:-1]
     run = (np.cumsum(begins) - 1)[rows]
     starts = np.flatnonzero(np.diff(run, prepend=-1))
     first = np.flatnonzero(begins)[run[starts]]
     keys = Packets.of(events, first).keys()
+    if pairs is not None:
+        keys = combined([keys, pairs[first]])
     order = np.argsort(keys, kind="stable")
     size = np.diff(starts, append=len(rows))[order]
     before = np.cumsum(size) - size

@@ -109,7 +109,7 @@ class Monitor:
         """What is left where the text ends, or another line begins."""
         begun, self._begun = self._begun, None
         if begun is not None:
-            yield Unread(begun.lines[0])
+            yield self._whole(begun)
 
     def _line(
         self, found: re.Match[str], line: str, time_ns: int
@@ -136,18 +136,22 @@ class Monitor:
         """A rule's line: the first one, or with others behind it."""
         text = "\n".join(begun.lines)
         ended = _ENDED.search(text)
+        # An open quote is a comment that goes on; one that has a quote in it ends with the next event's line.
         if ended is None or (
             text[: ended.start()].count('"') % 2 and len(begun.lines) < _MOST_LINES
         ):
             self._begun = begun
             return
         self._begun = None
-        verdict = _verdict(ended[1])
-        if verdict is None:
-            yield Unread(begun.lines[0])
-            return
-        number, target = verdict
-        yield self._completed(_of_rule(begun.head, text[: ended.start()], number, target))
+        yield self._whole(begun)
+
+    def _whole(self, begun: _Begun) -> Event | Unread:
+        text = "\n".join(begun.lines)
+        ended = _ENDED.search(text)
+        verdict = None if ended is None else _verdict(ended[1])
+        if ended is None or verdict is None:
+            return Unread(begun.lines[0])
+        return self._completed(_of_rule(begun.head, text[: ended.start()], *verdict))
 
     def _continued(self, begun: _Begun, line: str) -> Iterator[Event | Lost | Unread]:
         size = begun.size + len(line)

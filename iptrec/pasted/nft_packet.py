@@ -7,6 +7,7 @@ prints as bits: "@th,64,96 0x0123".
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -59,6 +60,7 @@ class Packet:
         return self.network[0] >> 4 if self.network else None
 
 
+@functools.lru_cache(maxsize=1024)  # the same one is told in each base chain
 def packet(text: str) -> Packet:
     """Read what stands behind "packet: "; what cannot be read is not told."""
     told: dict[str, str] = {}

@@ -75,9 +75,9 @@ class _Visit:
 class Handles:
     """Gives events the handles of their rules.
 
-    ``listed``: None where no ruleset was given. ``texts``: of rules without a handle, by numbers from `UNTOLD`
-    on. ``ambiguous``: events of rules of which the text stands elsewhere in the chain as well; ``unlisted``: of
-    rules that the ruleset does not have.
+    ``listed``: None where no ruleset was given. ``texts``: chain and text of rules of which the place is not
+    known, by family, table, and handle or a number from `UNTOLD` on. ``ambiguous``: events of rules of which
+    the text stands elsewhere in the chain as well; ``unlisted``: of rules that the ruleset does not have.
     """
 
     def __init__(self, listed: Listed | None) -> None:
@@ -86,7 +86,7 @@ class Handles:
         self._waiting: deque[_Slot] = deque()
         self._places: dict[tuple[Names, str], list[int]] = {}
         self._numbers: dict[tuple[Names, str], int] = {}
-        self.texts: dict[int, tuple[Names, str]] = {}
+        self.texts: dict[tuple[str, str, int], tuple[str, str]] = {}
         self.ambiguous = self.unlisted = 0
 
     def feed(self, event: Event) -> Iterator[Event]:
@@ -110,6 +110,7 @@ class Handles:
         if not event.policy and not event.end:
             slot.places = self._candidates(names, event)
             slot.done = event.handle is not None
+            self._note(names, event)
             visits[-1].slots.append(slot)
         if event.policy or event.verdict in _LAST:
             self._leave(visits, 0)
@@ -127,6 +128,17 @@ class Handles:
         for visits in self._visits.values():
             self._leave(visits, 0)
         yield from self._ready()
+
+    def placeless(self) -> bytes:
+        """The rules of ``texts`` as nft -a lists them."""
+        chains: dict[Names, list[str]] = {}
+        for (family, table, number), (chain, text) in self.texts.items():
+            line = f"\t\t{nft_words.normal(text)} # handle {number}"
+            chains.setdefault((family, table, chain), []).append(line)
+        lines = []
+        for (family, table, chain), rules in chains.items():
+            lines += [f"table {family} {table} {{", f"\tchain {chain} {{", *rules, "\t}", "}"]
+        return "\n".join(lines).encode("utf-8", "surrogateescape")
 
     def _ready(self) -> Iterator[Event]:
         while self._waiting and self._waiting[0].done:
@@ -173,12 +185,19 @@ class Handles:
             self._places[key] = found
         return self._places[key]
 
+    def _note(self, names: Names, event: Event) -> None:
+        """Keep the text that is told with a handle, where no ruleset has it."""
+        if self._listed is None and event.handle is not None and event.text is not None:
+            key = *names[:2], event.handle
+            if len(self.texts) < _MOST_TEXTS:
+                self.texts.setdefault(key, (names[2], event.text))
+
     def _number(self, names: Names, text: str) -> int:
         """A number for a text."""
         key = names, nft_words.normal(text)
         if key not in self._numbers and len(self._numbers) < _MOST_TEXTS:
             self._numbers[key] = UNTOLD + len(self._numbers)
-            self.texts[self._numbers[key]] = names, text
+            self.texts[*names[:2], self._numbers[key]] = names[2], text
         return self._numbers.get(key, UNTOLD + _MOST_TEXTS)
 
 

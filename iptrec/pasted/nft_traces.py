@@ -12,8 +12,8 @@ from iptrec.pasted.nft_events import Event, datagram
 from iptrec.pasted.nft_monitor import Unread
 from iptrec.pasted.nft_rules import Handles, Listed
 from iptrec.pasted.prefixes import Times
-from iptrec.pasted.rulesets import NFT_JSON, NFT_TEXT, Made, saved_alone
-from iptrec.pasted.sources import Interfaces, Lost
+from iptrec.pasted.rulesets import NFT_JSON, NFT_PASTED, NFT_TEXT, Made, saved_alone
+from iptrec.pasted.sources import Interfaces, Lost, lose
 from iptrec.pcap.capture import Captured
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _BEGINS: Final = re.compile(r"\b(?:trace id [0-9a-f]|PACKET: \d|TRACE: \d)")
 _LEARNED: Final = "iptables-nft-save, and handles of the trace"
+_OWN: Final = "the text itself"
 _MOST_TOLD: Final = 1 << 12  # chains, and rules of each, of which handles are kept
 _SNAPLEN: Final = 60  # bytes: 40 of the network header, 20 of the transport's
 _UNTOLD: Final = ("csum", "seq", "ack", "frag", "mf", "ext", "mark of rules")
@@ -102,11 +103,14 @@ class Traces:
 
     @property
     def rulesets(self) -> list[Made]:
-        """A listing with the handles that were told, where iptables-nft-save alone tells the rules."""
-        if not self._saved:
-            return []
-        listing = nft_saved.listing(self._saved, self._rules)
-        return [Made(NFT_JSON, _LEARNED, listing, "json")]
+        """Rules without a place, and a listing with the handles that were told for iptables-nft-save."""
+        made = []
+        if self._handles.texts:
+            made.append(Made(NFT_PASTED, _OWN, self._handles.placeless()))
+        if self._saved:
+            listing = nft_saved.listing(self._saved, self._rules)
+            made.append(Made(NFT_JSON, _LEARNED, listing, "json"))
+        return made
 
     @property
     def remarks(self) -> list[str]:
@@ -155,9 +159,9 @@ class Traces:
                     yield from self._captured(self._handles.feed(event))
             elif isinstance(one, Unread):
                 self._unread += 1
-                self.lost.append(Lost(time_ns, time_ns, 1, "truncated"))
+                lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
             else:
-                self.lost.append(Lost(self._last_ns, time_ns, None, "enobufs"))
+                lose(self.lost, Lost(self._last_ns, time_ns, None, "enobufs"))
 
     def _learn(self, event: Event) -> None:
         """Keep a rule's handle and text, and that there is a chain."""
@@ -173,7 +177,7 @@ class Traces:
                 yield Captured(event.time_ns, datagram(event, self._names))
             except ValueError:  # a name of more than 255 bytes
                 self._unread += 1
-                self.lost.append(Lost(event.time_ns, event.time_ns, 1, "truncated"))
+                lose(self.lost, Lost(event.time_ns, event.time_ns, 1, "truncated"))
 
 
 def _listed(given: Given) -> Listed | None:

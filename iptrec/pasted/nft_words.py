@@ -16,6 +16,10 @@ _COUNTED: Final = re.compile(
 _PLACE: Final = re.compile("\0(\\d+)\0")
 _SET: Final = re.compile(r"\{ ([^{};]*) \}")
 _HEXADECIMAL: Final = re.compile(r"\b0x0*(?=[0-9a-f])")
+_TIME: Final = re.compile(
+    r"(?<!\S)(?=\d)(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?!\S)"
+)
+_SECONDS: Final = (86_400, 3_600, 60, 1)
 _WORD: Final = re.compile(r'"[^"]*"|[A-Za-z0-9_.:-]+|\S')
 _NUMBER: Final = re.compile(r"0x[0-9a-f]{1,16}|\d{1,19}")
 _ANONYMOUS: Final = re.compile(r"\{\n")
@@ -78,7 +82,14 @@ def _same_sets(one: str, other: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return _HEXADECIMAL.sub("0x", re.sub(r"\s+", " ", _COUNTED.sub("", text)))
+    spaced = re.sub(r"\s+", " ", _COUNTED.sub("", text))
+    return _HEXADECIMAL.sub("0x", _TIME.sub(_in_seconds, spaced))
+
+
+def _in_seconds(found: re.Match[str]) -> str:
+    """A time as nft -n prints it: 1h30m is 5400s."""
+    parts = zip(_SECONDS, found.groups(), strict=True)
+    return f"{sum(size * int(part or 0) for size, part in parts)}s"
 
 
 def _in_one_line(text: str) -> str:

@@ -16,6 +16,7 @@ FAMILY_KINDS: Final = {"ipv4": "iptables-save", "ipv6": "ip6tables-save"}
 _OF_NFT: Final = {"iptables-save": "iptables-nft-save", "ip6tables-save": "ip6tables-nft-save"}
 NFT_TEXT: Final = "nft-text"
 NFT_JSON: Final = "nft"
+NFT_PASTED: Final = "nft-pasted"
 _TABLE: Final = re.compile(rb"^table \S+ .+ \{", re.MULTILINE)
 
 

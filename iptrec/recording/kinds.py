@@ -102,6 +102,11 @@ SNAPSHOTS: Final = {
             "rules of nf_tables that soon went: what the kernel told of them, and how they are listed",
             "json",
         ),
+        SnapshotKind(
+            "nft-pasted",
+            "rules that an imported text told without their places, as nft -a lists them; numbers from 2^63 on"
+            " are in the place of handles that were not told",
+        ),
         SnapshotKind("raw-table", "what --flush took out and will put back", "json"),
         SnapshotKind("links", "RTM_GETLINK: interfaces", "netlink"),
         SnapshotKind("addresses", "RTM_GETADDR: addresses of interfaces", "netlink"),

@@ -59,6 +59,7 @@ class Snapshots:
         self._changes: Mapping[str, Callable[[Snapshot], bytes]] = {
             **dict.fromkeys(_SAVED, self._as_saved),
             **dict.fromkeys(("iptables-unknown", "ip6tables-unknown"), self._as_name),
+            "nft-pasted": lambda one: self._text(one.content, self._nft_text),
             "nft-text": lambda one: self._text(one.content, self._nft_text),
             "nft": lambda one: self._nft_json(one.content),
             **dict.fromkeys(("nft-generation", "nft-generations"), _numbers),

@@ -19,7 +19,7 @@ from iptrec.decode.rulesets.types import Ruleset
 from iptrec.decode.traces import Traces
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
-from iptrec.rulesets import nft_missed, nft_places, nft_told
+from iptrec.rulesets import nft_missed, nft_pasted, nft_places, nft_told
 from iptrec.rulesets.nft_spans import Look
 from iptrec.rulesets.nft_states import States
 from iptrec.rulesets.places import NO_HOOK, Locations, Pass
@@ -57,7 +57,9 @@ class Nft:
 
     name: Backend = "nft"
     stream = "nftrace"
-    snapshots = (*SAVED, TOLD, TEXT, GENERATION, GENERATIONS, LISTING, UNKNOWN, nft_missed.KIND)
+    snapshots = (
+        *SAVED, TOLD, TEXT, GENERATION, GENERATIONS, LISTING, UNKNOWN, nft_missed.KIND, nft_pasted.KIND,
+    )  # fmt: skip
     changes = "nftables"
     mark_after = True
     under_way_ns = _UNDER_WAY_NS
@@ -71,7 +73,9 @@ class Nft:
     ) -> Timelines:
         """The tables over time; those of the family inet are in both families."""
         found = Timelines(single=single)
-        states = _states(snapshots, changes)
+        pasted: list[bytes] = []
+        states = _states(_without(nft_pasted.KIND, snapshots, pasted), changes)
+        found.unlisted = nft_pasted.texts(pasted)
         for table in states.tables:
             name = table_name(table, single=single)
             late = nft_places.is_late_table(name)

@@ -122,6 +122,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     chain, shape = known.chain(table, site.chain), known.shape(table, site.chain)
     builtin = site.policy or (site.chain == passed.base and passed.base is not None)
     index = rule = number = None
+    told = None
     by_match = False
     ours, end = False, site.handle is None
     if chain is not None and shape is not None:
@@ -134,6 +135,8 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         by_match = _is_by_match(site, rule, known.ruleset.tables[table])
         rule = (rule if by_match else _completed(rule, site)) if rule.listed else None
         ours = number is None
+    elif site.handle is not None:
+        told = known.ruleset.unlisted.get((site.family, site.table, site.handle))
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
     effect, argument = _effect(site, rule, end=end)
@@ -167,6 +170,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         late=is_late_table(table),
         apart=apart,
         by_match=by_match,
+        told=told,
     )
 
 

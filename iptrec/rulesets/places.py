@@ -56,7 +56,8 @@ class Place:
     ``beside``: in a chain that was not in force, see `timeline.Attached`. ``late``: in a chain of our own that
     packets pass last, and which tells nothing but that. ``apart``: in a table of our own, which no reader is
     told of. ``by_match``: a match of the rule dropped a packet that it could not read; it is no hit.
-    ``unseen``: nobody saw the rules of its table.
+    ``unseen``: nobody saw the rules of its table. ``told``: the words of a rule that is none of the ruleset's,
+    by the text that was imported.
     """
 
     hook: int
@@ -81,6 +82,7 @@ class Place:
     apart: bool = False
     by_match: bool = False
     unseen: bool = False
+    told: str | None = None
 
     @property
     def pass_(self) -> Pass:

@@ -354,7 +354,11 @@ class Resolver(Book):
         """What can follow what in some tables of the backend."""
         late = late_tables(self.timelines, family)
         found = self.backend.grammar(
-            family, ruleset, late, self.our_comment, single=self.timelines.single
+            family,
+            replace(ruleset, unlisted=self.timelines.unlisted),
+            late,
+            self.our_comment,
+            single=self.timelines.single,
         )
         return found.without_ip() if not_ip else found
 

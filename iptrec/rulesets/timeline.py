@@ -16,7 +16,7 @@ import numpy as np
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from iptrec.decode.rulesets.types import Base, Chain
     from iptrec.names import I64, Family
@@ -223,6 +223,7 @@ class Timelines:
 
     def __init__(self, *, single: bool = True) -> None:
         self.single = single
+        self.unlisted: Mapping[tuple[str, str, int], str] = {}  # see `Ruleset`
         self.hooks: dict[tuple[Family, str, str], int] = {}
         self._jumped: set[tuple[Family, str, str]] = set()  # chains that were no base chains
         self._tables: dict[tuple[Family, str], Timeline] = {}

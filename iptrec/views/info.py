@@ -176,6 +176,7 @@ def fact_rows(
     ]
     if not summary.talkers_exact:
         talkers.append("about, there were too many")
+    unnamed = "not known" if rebuilt.uncounted(recording) else _UNNAMED  # it was imported
     rows = [
         ("complete", f"no: {', '.join(flaws)}" if flaws else _whole(recording)),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
@@ -189,7 +190,7 @@ def fact_rows(
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
         ("interfaces", _chosen(recording)),
-        ("namespace", ", ".join(one.name or _UNNAMED for one in recording.namespaces)),
+        ("namespace", ", ".join(one.name or unnamed for one in recording.namespaces)),
         ("snaplen", _snaplen(recording)),
         ("started", clock.full(facts.started_ns)),
         ("stopped", stopped),

@@ -361,7 +361,9 @@ def _rule(step: Step, layout: Layout) -> str:
     if step.type == "match":
         words = f": {printable(step.spec)}" if layout.rules and step.spec is not None else ""
         return f"MALFORMED FOR THE MATCH OF RULE (#{step.rule}){words}"
-    number = f"MATCH RULE (#{step.rule})" if step.rule is not None else "MATCH RULE (iptrec's own)"
+    # A text that was imported may tell a rule's words and not its number; ours have a comment.
+    unnumbered = "MATCH RULE (iptrec's own)" if step.comment else "MATCH RULE"
+    number = unnumbered if step.rule is None else f"MATCH RULE (#{step.rule})"
     if step.type == "unknown":
         return f"{number}, OR THE END: (not in the recorded ruleset)"
     if step.spec is None and step.rule is None:  # in an anonymous chain of nf_tables

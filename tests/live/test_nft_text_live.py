@@ -17,6 +17,8 @@ from command import iptrec
 from recorder import packets, stop, until
 from test_kernel_log_live import judged, without_trace
 from test_nft import MIXED, NATIVE, listeners, router, start
+from test_nft_bridge import SEND, bridge  # noqa: F401 - a fixture
+from test_nft_statements import TRAFFIC, load
 
 pytestmark = [*test_nft.pytestmark, pytest.mark.alone]
 
@@ -29,8 +31,8 @@ XTABLES = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def printed(lab, path, *command, said):
-    """A monitor that writes to a file, until ``said`` is in it: what it says of a last packet."""
+def printed(lab, path, *command):
+    """A monitor that writes to a file."""
     if os.geteuid():
         pytest.skip("monitors lose events: the kernel grants this user a small receive buffer only")
     before = listeners(lab)
@@ -38,7 +40,6 @@ def printed(lab, path, *command, said):
         monitor = lab.popen(command, stdout=out)
         until(lambda: listeners(lab) > before)
         yield
-        until(lambda: said in path.read_text())
         monitor.send_signal(signal.SIGINT)
         monitor.wait(timeout=60)
 
@@ -90,10 +91,10 @@ def test_as_it_was_recorded(lab, tmp_path, options):
         lab, tmp_path / "t.db", "(udp or tcp or icmp) and src host (10.0.1.2 or fd00:1::2)"
     )
     text = tmp_path / "monitor"
-    with printed(lab, text, "nft", *options, "monitor", "trace", said="sport 20996"):
+    with printed(lab, text, "nft", *options, "monitor", "trace"):
         rulesets = listed(lab, tmp_path)
         lab.run([sys.executable, "-c", MIXED], "a")
-        until(lambda: text.read_text().count("sport 20996") > 2)
+        last(lab, "a", "10.0.2.2", text)
     stop(child)
     recorded, (path, said) = ways(tmp_path / "t.db"), imported(tmp_path, text, *rulesets)
     found = ways(path)
@@ -107,6 +108,93 @@ def test_as_it_was_recorded(lab, tmp_path, options):
     assert next(iter(different.items()), None) is None, (alike, said)
     assert found.keys() == recorded.keys()
     assert alike["same"] == 1000, (alike, said)
+
+
+LAST = """
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"last", ({!r}, 7777))
+"""
+
+
+def last(lab, host, to, path, said="dport 7777"):
+    """Send a packet behind all others, and wait until a monitor has printed all that it is told."""
+    lab.run([sys.executable, "-c", LAST.format(to)], host)
+    until(lambda: said in path.read_text())
+    sizes = [0]
+    until(
+        lambda: sizes.append(path.stat().st_size) or (waiting(lab) == 0 and sizes[-1] == sizes[-2])
+    )
+
+
+def waiting(lab):
+    """Bytes that listeners to traces have not read yet."""
+    lines = lab.run(["cat", "/proc/net/netlink"]).stdout.splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return sum(int(one[4]) for one in fields if one[1] == "12" and int(one[3], 16) >> 8 & 1)
+
+
+def outline(path, key):
+    """How often packets took each way, told by what each one is; a rule by its number."""
+    return Counter(
+        (
+            key(one.header), one.verdict, one.complete, one.ambiguous, str(one.decided_by),
+            tuple((step.table, step.chain, step.type, step.rule) for step in one.steps if _theirs(step)),
+        )
+        for one in packets(path) if one.header.get("dport") != 7777
+    )  # fmt: skip
+
+
+def _theirs(step):
+    return "iptrec" not in step.table and step.table != "raw"
+
+
+@pytest.mark.parametrize("options", [["-a"], [], ["-nn"]], ids=["handles", "texts", "numbers"])
+def test_odd_statements(lab, tmp_path, options):
+    """All that nft takes, comments that look like rules among it: as recorded, or without a number."""
+    router(lab)
+    load(lab)
+    child = start(
+        lab, tmp_path / "t.db", "(udp or tcp or icmp) and src host (10.0.1.2 or fd00:1::2)"
+    )
+    text = tmp_path / "monitor"
+    with printed(lab, text, "nft", *options, "monitor", "trace"):
+        rulesets = listed(lab, tmp_path)
+        lab.run([sys.executable, "-c", TRAFFIC], "a")
+        last(lab, "a", "10.0.2.2", text)
+    stop(child)
+
+    def key(header):
+        return header["src"], header.get("sport"), header.get("icmp_id")
+
+    path, said = imported(tmp_path, text, *rulesets)
+    recorded, found = outline(tmp_path / "t.db", key), outline(path, key)
+    assert "could not be read" not in said
+    if "-a" in options:
+        assert found == recorded
+    assert len(found) == len(recorded)
+    for one, other in zip(sorted(found, key=repr), sorted(recorded, key=repr), strict=True):
+        assert one[:5] == other[:5]
+        assert [step[:3] for step in one[5]] == [step[:3] for step in other[5]]
+        numbers = [(step[3], met[3]) for step, met in zip(one[5], other[5], strict=True)]
+        assert all(number in (None, real) for number, real in numbers)
+
+
+def test_a_bridge(bridge, tmp_path):  # noqa: F811
+    """Frames that pass chains of a bridge and of IP: as they were recorded."""
+    child = start(bridge, tmp_path / "t.db", "udp")
+    text = tmp_path / "monitor"
+    with printed(bridge, text, "nft", "monitor", "trace"):
+        rulesets = listed(bridge, tmp_path)
+        bridge.run([sys.executable, "-c", SEND], "h2")
+        last(bridge, "h2", "10.5.0.3", text)
+    stop(child)
+    path, said = imported(tmp_path, text, *rulesets)
+
+    def key(header):
+        return header.get("dport")
+
+    assert outline(path, key) == outline(tmp_path / "t.db", key), said
+    assert outline(path, key).total() == 80
 
 
 def rules(lab):
@@ -133,12 +221,6 @@ def traffic(lab, count, pause):
     assert [sender.wait(timeout=120) for sender in senders] == [0, 0]
 
 
-LAST = """
-import socket
-socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"last", ("10.0.2.2", 7777))
-"""
-
-
 @pytest.mark.parametrize(
     ("command", "said", "pause"),
     [
@@ -152,10 +234,9 @@ def test_hits_are_the_kernels_counters(lab, tmp_path, command, said, pause):
     """Each rule and policy of iptables-nft was hit as often as it counted, and no trace mixes packets."""
     rules(lab)
     text = tmp_path / "monitor"
-    with printed(lab, text, *command, said=said):
+    with printed(lab, text, *command):
         traffic(lab, PACKETS, pause)
-        lab.run([sys.executable, "-c", LAST], "a")
-        until(lambda: said in text.read_text())
+        last(lab, "a", "10.0.2.2", text, said)
         saved = lab.run(["iptables-nft-save", "-c"]).stdout
     files = listed(lab, tmp_path, "iptables")
     # xtables-monitor tells handles and iptables' words: then these are enough.

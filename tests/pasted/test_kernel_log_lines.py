@@ -60,3 +60,97 @@ def test_the_command(tmp_path):
     assert done.stderr == f"iptrec import: imported 1 event: {tmp_path}/t.db\n"
     (shown,) = map(json.loads, iptrec("show", "--json", tmp_path / "t.db").stdout.splitlines())
     assert (shown["in"], shown["header"]["dport"]) == ("eth0", 22)
+
+
+IP = "SRC=10.0.0.1 DST=10.0.0.2 LEN=84 TOS=0x00 PREC=0x00 TTL=64 ID=1 "
+IP6 = "SRC=fd00::1 DST=fd00::2 LEN=84 TC=0 HOPLIMIT=64 FLOWLBL=0 "
+QUOTE = "[SRC=10.0.0.2 DST=10.0.0.9 LEN=40 TOS=0x00 PREC=0x00 TTL=1 ID=7 PROTO=UDP SPT=5 DPT=6 LEN=20 ] "
+QUOTE6 = "[SRC=fd00::2 DST=fd00::9 LEN=60 TC=0 HOPLIMIT=1 FLOWLBL=0 PROTO=UDP SPT=5 DPT=6 LEN=20 ] "
+FIELDS = {  # words of a line -> bytes of the packet, by where they are
+    IP + "CE DF MF FRAG:185 PROTO=UDP ": {6: "e0b9"},
+    IP + "PROTO=ICMP TYPE=3 CODE=4 " + QUOTE + "MTU=1400 ": {20: "03040000" "00000578", 28: "45000028"},
+    IP + "PROTO=ICMP TYPE=5 CODE=1 GATEWAY=10.0.0.254 " + QUOTE: {20: "05010000" "0a0000fe", 28: "45000028"},
+    IP + "PROTO=ICMP TYPE=12 CODE=0 PARAMETER=9 ": {20: "0c000000" "09000000"},
+    IP6 + "PROTO=ICMPv6 TYPE=2 CODE=0 " + QUOTE6 + "MTU=1280 ": {40: "02000000" "00000500", 48: "60000000"},
+    IP6 + "PROTO=ICMPv6 TYPE=4 CODE=1 POINTER=00000028 " + QUOTE6: {40: "04010000" "00000028"},
+    IP + "PROTO=TCP INCOMPLETE [7 bytes] ": {9: "06"},
+    IP + "PROTO=TCP SPT=1 DPT=2 WINDOW=3 RES=0x3c SYN URGP=4 ": {20: "00010002", 32: "5f020003", 38: "0004"},
+    IP + "OPT (94040000) PROTO=2 ": {0: "46", 20: "94040000"},
+    IP + "PROTO=ESP SPI=0x12345678 UID=1000 GID=7 MARK=0xffffffff ": {20: "12345678"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", FIELDS)
+def test_fields(words):
+    """What is rare: errors with their quotes, fragments, options."""
+    events, source = read(f"TRACE: raw:PREROUTING:rule:1 IN=eth0 OUT= MAC= {words}")
+    payload = events.packet(0)
+    for at, found in FIELDS[words].items():
+        assert payload[at : at + len(found) // 2].hex() == found
+    assert not source.lost
+    assert int.from_bytes(payload[2:4]) == 84 or payload[0] == 0x60
+    if "UID" in words:
+        assert (events.uid[0], events.gid[0], events.mark[0]) == (1000, 7, 0xFFFFFFFF)
+
+
+MACS = "MACSRC=02:00:00:00:00:01 MACDST=02:00:00:00:00:02 "
+ENDS = {  # what is before the addresses -> names of the interfaces, and the header of the link layer
+    "IN=eth0 OUT= MAC= ": ("eth0", "", "", "", ""),
+    "IN= OUT=tun0 ": ("", "tun0", "", "", ""),
+    "IN=br0 OUT=eth1 PHYSIN=eth2 PHYSOUT=eth3 MAC=" + "01:" * 13 + "01 ": (
+        "br0", "eth1", "eth2", "eth3", "01" * 14,
+    ),
+    f"IN=eth0 OUT= {MACS}MACPROTO=0800 ": ("eth0", "", "", "", "0200000000020200000000010800"),
+    f"IN=eth0 OUT= {MACS}VPROTO=8100 VID=7 MACPROTO=0800 ": (
+        "eth0", "", "", "", "0200000000020200000000010800",
+    ),
+    "IN=sit1 OUT= MAC=01:02:03 TUNNEL=10.0.0.1->10.0.0.2 ": ("sit1", "", "", "", "010203"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_interfaces(ends):
+    """Names, ports of bridges, and what is known of the frame."""
+    events, source = read(f"TRACE: raw:PREROUTING:rule:1 {ends}{IP}PROTO=2 ")
+    indexes = (
+        int(column[0])
+        for column in (events.indev, events.outdev, events.physindev, events.physoutdev)
+    )
+    names = tuple(source.links.get(one, "") for one in indexes)
+    assert (*names, events.frame(0).hex()) == ENDS[ends]
+
+
+HOOKS = {  # lines of one packet: place and interfaces -> hooks
+    "a chain of a user's": [
+        ("filter:INPUT:rule:1", "IN=a OUT=", 1),
+        ("filter:x:rule:1", "IN=a OUT=", 1),
+    ],
+    "nat": [("nat:PREROUTING:rule:1", "IN=a OUT=", 0), ("nat:x:return:1", "IN=a OUT=", 0)],
+    "nat, later": [("nat:INPUT:rule:1", "IN=a OUT=", 1), ("nat:x:return:1", "IN=a OUT=", 1)],
+    "alone": [("filter:x:rule:1", "IN=a OUT=b", 2), ("raw:x:rule:1", "IN= OUT=b", 3)],
+    "not known": [("nat:x:rule:1", "IN=a OUT=", 255), ("mangle:x:rule:1", "IN= OUT=b", 255)],
+    "a name that is of no hook there": [("filter:PREROUTING:rule:1", "IN=a OUT=", 1)],
+}
+
+
+@pytest.mark.parametrize("case", HOOKS)
+def test_hooks(case):
+    """By the built-in chain, by that from which the packet came, by its interfaces; else not known."""
+    events, _ = read(*(f"TRACE: {place} {ends} {IP}PROTO=2 " for place, ends, _ in HOOKS[case]))
+    assert events.hook.tolist() == [hook for _, _, hook in HOOKS[case]]
+
+
+@pytest.mark.parametrize(
+    ("match", "told"), [("tos --tos 0x01/0x01", None), ("length --length 1", "no")]
+)
+def test_bits_that_are_not_told(tmp_path, match, told):
+    """The log leaves out the last bit of TOS: why does not say that a rule about it did not match by it."""
+    rules = (
+        f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m {match} -j DROP\n-A INPUT -j ACCEPT\nCOMMIT\n"
+    )
+    (tmp_path / "rules").write_text(rules)
+    (tmp_path / "log").write_text(f"TRACE: filter:INPUT:policy:2 IN=a OUT= MAC= {IP}PROTO=2 ")
+    iptrec("import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db")
+    line = iptrec("why", tmp_path / "t.db").stdout.partition("#1    -m")[2].partition("\n")[0]
+    assert line
+    assert ("<- no:" in line) == (told == "no")

@@ -128,6 +128,32 @@ def test_without_a_ruleset(tmp_path):
     found, _ = packets(tmp_path, DATA / "monitor.txt")
     assert {one["verdict"] for one in found} == {"UNKNOWN", "DROP"}
     assert not any(one["complete"] for one in found)
+    steps = [step for one in found for step in one["steps"] if step["type"] == "rule"]
+    assert {one["rule"] for one in steps} == {None}
+    assert "udp dport 53 reject with icmpx admin-prohibited" in {one["spec"] for one in steps}
+    shown = iptrec("show", tmp_path / "trace.db").stdout
+    assert "MATCH RULE: tcp dport vmap @ports" in shown
+    assert "iptrec's own" not in shown
+    for command in ("why", "paths", "rules", "info"):
+        assert "Traceback" not in iptrec(command, tmp_path / "trace.db").stderr
+    redacted = iptrec("redact", tmp_path / "trace.db", "-o", tmp_path / "redacted.db")
+    assert redacted.returncode == 0, redacted.stderr
+    assert "MATCH RULE: tcp dport vmap" in iptrec("show", tmp_path / "redacted.db").stdout
+
+
+def test_one_of_two_equal_rules(tmp_path):
+    """Which one it was is not known: its text is shown, no number, and none of them was hit."""
+    listing = (DATA / "handles.nft").read_text()
+    twice = listing.replace(
+        "\t\tudp dport 53 reject",
+        "\t\tudp dport 53 reject with icmpx admin-prohibited # handle 99\n\t\tudp dport 53 reject",
+    )
+    (tmp_path / "nft.rules").write_text(twice)
+    found, said = packets(tmp_path, DATA / "monitor.txt", "--ruleset", tmp_path / "nft.rules")
+    assert "2 events are of rules whose text stands more than once" in said
+    last = found[4]["steps"][-1]
+    assert (last["rule"], last["spec"]) == (None, "udp dport 53 reject with icmpx admin-prohibited")
+    assert found[4]["verdict"] in ("DROP", "UNKNOWN", "REJECT")
 
 
 def test_from_a_pipe(tmp_path):

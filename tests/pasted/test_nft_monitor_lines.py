@@ -229,6 +229,18 @@ def test_a_rule_of_several_lines():
     )
 
 
+def test_a_comment_with_a_quote():
+    """Other programs than nft can make one; it ends where the next event begins."""
+    body = [
+        'rule accept comment "two "',
+        "\t\taccept # handle 9",
+        'lines" # handle 118 (verdict accept)',
+    ]
+    first, second = events(HEAD + body[0], *body[1:], HEAD + "policy drop ")
+    assert (first.handle, first.verdict) == (118, VERDICTS["accept"])
+    assert second.policy
+
+
 def test_a_rule_that_is_cut():
     """The next event's line ends what has no end, and nothing is made of it."""
     first, second = events(HEAD + "rule jump {", HEAD + "policy drop ")

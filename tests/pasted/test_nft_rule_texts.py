@@ -64,6 +64,7 @@ def handles(*events, listing=LISTING):
         ("ip saddr { 10.0.0.1, 10.0.0.2 } drop", "ip saddr { 10.0.0.2, 10.0.0.1 } drop"),
         ("meta mark set 0x00000017", "meta mark set 0x17"),
         ("udp dport 81  counter packets 0 bytes 0 drop", "udp dport 81 counter drop"),
+        ("update @s { ip saddr timeout 1h1m }", "update @s { ip saddr timeout 3660s }"),
         ("quota 10 mbytes used 3 kbytes drop", "quota 10 mbytes used 9 mbytes drop"),
         (
             "jump {\n\t\t\tcounter packets 7 bytes 376\n\t\t\taccept\n\t\t}",
@@ -129,7 +130,7 @@ def test_open():
     found, resolver = handles(event("counter"), policy())
     assert found == [UNTOLD]
     assert resolver.ambiguous == 1
-    assert resolver.texts == {UNTOLD: (("inet", "fw", "input"), "counter")}
+    assert resolver.texts == {("inet", "fw", UNTOLD): ("input", "counter")}
 
 
 def test_each_packet_for_itself():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import time
@@ -28,6 +29,9 @@ LINES = [one.partition("TRACE: ") for one in (DATA / "kern.log").read_text().spl
 @pytest.fixture(autouse=True)
 def _utc(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
     time.tzset()
 
 
@@ -101,6 +105,19 @@ def test_info_tells_where_it_comes_from(imported):
     assert "snaplen: the headers of each packet, as the text tells them" in text
     assert "times: as the text tells them, to 1 second; their zone is not told" in text
     assert "started: 2026-11-30T05:44:29" in text
+    assert "namespace: not known" in text
+
+
+def test_info_tells_it_to_machines(imported):
+    """As the stream has it."""
+    found = json.loads(iptrec("info", "--json", imported((DATA / "kern.log").read_bytes())).stdout)
+    validator("info").validate(found)
+    (stream,) = found["streams"]
+    assert stream["detail"] == {
+        "group": 0, "sequence": False, "source": "kernel-log", "rebuilt": True,
+        "untold": ["csum", "ext", "ecn"],
+        "times": {"kind": "time-of-day", "exact_ns": 10**9, "zone": False, "year": False},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("tool", ["pcapng", "issue", "redact"])
@@ -168,3 +185,42 @@ def test_lines_that_a_mail_wrapped(imported, width):
         )
     ]
     assert packets(imported("\n".join(wrapped))) == expected
+
+
+def fates(path):
+    """By what a packet is told from others: whether it is complete, its verdict and its decider."""
+    return {
+        (tuple(sorted((key, str(value)) for key, value in one["header"].items())), one["in"], one["out"]):
+        (one["complete"], one["verdict"], str(one["decided_by"]))
+        for one in packets(path)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_lost_lines_make_no_other_verdict(imported, seed):
+    """Whatever lines are missing: a packet that is told as complete has the fate that it had."""
+    lines = ["".join(one[1:]) for one in LINES]
+    before = fates(imported("\n".join(lines)))
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    kept = [one for one in lines if chance.random() > 0.15]
+    after = fates(imported("\n".join(kept)))
+    complete = {one: fate for one, fate in after.items() if fate[0] and fate[1] != "UNKNOWN"}
+    assert {one: fate for one, fate in complete.items() if fate != before.get(one)} == {}
+    assert 0 < len(complete) < len(before)
+
+
+def test_the_newest_line_first(imported, tmp_path):
+    """As journalctl -r prints it: that is said, and no packet has another fate."""
+    lines = [WAYS["dmesg"](n, "".join(one[1:])) for n, one in enumerate(LINES)]
+    before = fates(imported("\n".join(lines)))
+    (tmp_path / "log").write_text("\n".join(reversed(lines)))
+    done = iptrec(
+        "import", tmp_path / "log", "-o", tmp_path / "r.db", "--ruleset", DATA / "v4.rules"
+    )
+    assert "times are before that of the line before (journalctl -r?)" in done.stderr
+    complete = {
+        one: fate
+        for one, fate in fates(tmp_path / "r.db").items()
+        if fate[0] and fate[1] != "UNKNOWN"
+    }
+    assert {one: fate for one, fate in complete.items() if fate != before.get(one)} == {}

@@ -40,9 +40,9 @@ OF_STREAMS = {
 OF_SNAPSHOTS = {
     **dict.fromkeys(
         ("iptables-save", "ip6tables-save", "iptables-unknown", "ip6tables-unknown", "iptables-nft-save",
-         "ip6tables-nft-save", "nft-rules", "nft-text", "nft", "nft-missed", "raw-table", "links", "addresses",
-         "routes", "ip-rules", "policies", "neighbours", "fdb", "ipsets", "sysctls", "sockets", "owners",
-         "sender-cgroups", "groups", "counters"),
+         "ip6tables-nft-save", "nft-rules", "nft-text", "nft", "nft-missed", "nft-pasted", "raw-table", "links",
+         "addresses", "routes", "ip-rules", "policies", "neighbours", "fdb", "ipsets", "sysctls", "sockets",
+         "owners", "sender-cgroups", "groups", "counters"),
         MAPPED,
     ),
     **dict.fromkeys(

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from iptrec.decode.rulesets.nft_matches import Condition, Match
 
 Syntax = Literal["iptables", "nft"]
@@ -76,6 +78,10 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """All tables that were loaded: table name -> chain name -> chain."""
+    """All tables that were loaded: table name -> chain name -> chain.
+
+    ``unlisted``: texts of rules of nf_tables whose place is not known, by family, table and handle.
+    """
 
     tables: dict[str, dict[str, Chain]] = field(default_factory=dict)
+    unlisted: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
