@@ -81,6 +81,27 @@ def test_packets_come_at_once(lab, home, backend):
         child.communicate(timeout=60)
 
 
+ODD = ["a b", "-x", "=", "$(id)", "é"]
+UNSAYABLE = ["{a}", "b}"]
+
+
+def test_odd_names_of_namespaces(lab, home):
+    """As Wireshark offers them and gives them back; what its sentences cannot say is not offered."""
+    program = str(home.path / ".config/wireshark/extcap/iptrec")
+    # Each its own: one that is seen twice is offered once.
+    make = "mkdir -p /run/netns; " + "".join(
+        f"touch -- '/run/netns/{one}'; unshare --net='/run/netns/{one}' true; "
+        for one in (*ODD, *UNSAYABLE)
+    )
+    ask = f"{program} --extcap-interface iptrec --extcap-config"
+    done = lab.run(["unshare", "-m", "sh", "-c", f"mount -t tmpfs none /run; {make} {ask}"])
+    offered = set(
+        re.findall(r"^value \{arg=0\}\{value=(.*?)\}\{display", done.stdout, re.MULTILINE)
+    )
+    assert offered >= {"", *ODD}
+    assert not offered & set(UNSAYABLE)
+
+
 def test_of_another_namespace(lab, home, backend, tmp_path):
     """The one that captures is here, what it shows was there."""
     lab.host("web")

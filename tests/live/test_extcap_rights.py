@@ -81,6 +81,24 @@ def test_a_capture(lab, user, backend):
     assert b"DROP by filter/INPUT rule 1" in (user.place / "home" / "a.pcapng").read_bytes()
 
 
+SHOW = "-l -c 8 -Y 'iptrec.verdict == \"DROP\"' -T fields -e iptrec.decided_by -e iptrec.decided_by.rule_text"
+
+
+def test_fields_while_it_captures(lab, user):
+    """The plugin that is installed beside it: a display filter finds the dropped ones, as they come."""
+    lab.restore(None, "ipv4", RULES)
+    child = started(lab, user, f"{INSTALL}; exec tshark -Q -i iptrec -f '{FILTER}' {SHOW}")
+    until(lambda: child.poll() is not None or traced(lab), "it does not trace")
+    for _ in range(2):
+        send(lab, 10, 9)
+        decided, text = child.stdout.readline().rstrip("\n").split("\t")
+        assert decided == "filter/INPUT/1"
+        assert "--dport 9 -j DROP" in text
+    _, said = child.communicate(timeout=60)
+    assert "Lua" not in said
+    until(lambda: not traced(lab))
+
+
 @pytest.mark.parametrize("number", ["INT", "KILL"])
 def test_root_s_recorder_ends_with_the_user_s_tshark(lab, user, number):
     """No packet comes, and the user can signal nothing of root's."""

@@ -33,7 +33,8 @@ class Server:
         shutil.copy(place / "key.pub", place / "allowed")
         options = {
             "Port": PORT, "ListenAddress": "127.0.0.1", "HostKey": place / "host", "PidFile": "none",
-            "UsePAM": "no", "AuthorizedKeysFile": place / "allowed", "StrictModes": "no", "PermitRootLogin": "yes",
+            "UsePAM": "no", "AuthorizedKeysFile": place / "allowed", "StrictModes": "no",
+            "PermitRootLogin": "yes",
         }  # fmt: skip
         (place / "conf").write_text("".join(f"{name} {value}\n" for name, value in options.items()))
         # Its directory of privilege separation is made by who starts it, as systemd does.
