@@ -265,7 +265,7 @@ def capture_(
     hangup.end_with(0)
     return trace.trace(
         [expression] if expression else None, family=family, interfaces=iface, backend=backend, drops=drops,
-        netns=[netns] if netns else None, conntrack=conntrack, snaplen=snaplen, pcapng="-",
+        netns=[netns] if netns else None, conntrack=conntrack, snaplen=snaplen, pcapng="-", epb_verdict=False,
         output=path, log_level=log_level,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from command import IPTREC
 from recorder import packets, until
-from wiresharks import FILTER, RULES, Home, nothing_left, ours, send, traced
+from wiresharks import FILTER, RULES, Home, nothing_left, ours, records, send, traced
 
 pytestmark = pytest.mark.live
 VERDICTS = [("ACCEPT", "9"), ("DROP", "9"), ("ACCEPT", "10"), ("ACCEPT", "10")]
@@ -57,6 +57,9 @@ def test_a_capture(lab, home, backend, tmp_path):
         assert child.returncode == 0, said
     assert told(home, capture) == VERDICTS
     assert {name for (name,) in home.read(capture, "frame.interface_name")} == {"lo"}
+    assert {verdict for (verdict,) in home.read(capture, "frame.verdict.hw")} == {
+        ""
+    }  # see export --help
     info = subprocess.run(["capinfos", capture], capture_output=True, text=True, check=True)
     assert info.stderr in (
         "",
@@ -249,7 +252,7 @@ def test_statistics_are_there_in_the_end(lab, home, backend, tmp_path):
              "--fifo", str(pipe), "--extcap-capture-filter", FILTER, "--backend", backend],
             stderr=subprocess.PIPE, text=True, env=home.environment,
         )  # fmt: skip
-        until(lambda: traced(lab))
+        until(lambda: records(lab))
         send(lab, 9)
         until(lambda: b"DROP by" in capture.read_bytes())
         child.terminate()

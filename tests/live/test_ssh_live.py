@@ -12,7 +12,7 @@ import pytest
 from command import IPTREC
 from recorder import processes, until
 from rights import ROOT, installed
-from wiresharks import FILTER, RULES, send, traced
+from wiresharks import FILTER, RULES, records, send, traced
 
 pytestmark = [pytest.mark.live, pytest.mark.cold, ROOT]
 PORT = "2222"
@@ -87,7 +87,7 @@ def _words(pid):
 
 
 def begun(lab, child):
-    until(lambda: child.poll() is not None or traced(lab), "it does not trace")
+    until(lambda: child.poll() is not None or records(lab), "it does not record")
     assert child.poll() is None, child.communicate()
 
 
