@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -86,17 +87,19 @@ def test_colours(sample, export, tshark):
     assert [name for ((name,),) in rows] == [colour(one) for one in shown(sample)]
 
 
-@pytest.mark.parametrize("verdict", VERDICTS)
-@pytest.mark.parametrize("complete", [0, 1])
-@pytest.mark.parametrize("ambiguous", [0, 1])
-def test_every_verdict_has_its_colour(verdict, complete, ambiguous, tmp_path, tshark, capture):
+def test_every_verdict_has_its_colour(tmp_path, tshark, capture):
     """And every doubt."""
-    said = f"iptrec:1?verdict={verdict}&complete={complete}&ambiguous={ambiguous}"
-    (tmp_path / "x.pcapng").write_bytes(capture([said.encode()]))
-    words = ("-C", "iptrec", "--color")
-    (((name,),),) = tshark.fields(tmp_path / "x.pcapng", "frame.coloring_rule.name", words=words)
-    packet = {"verdict": verdict, "complete": complete, "ambiguous": ambiguous}
-    assert name == colour(packet)
+    packets = [
+        {"verdict": verdict, "complete": complete, "ambiguous": ambiguous}
+        for verdict in VERDICTS
+        for complete in (0, 1)
+        for ambiguous in (0, 1)
+    ]
+    said = ["&".join(f"{name}={value}" for name, value in one.items()) for one in packets]
+    path = tmp_path / "x.pcapng"
+    path.write_bytes(capture(*([f"iptrec:1?{one}".encode()] for one in said)))
+    rows = tshark.fields(path, "frame.coloring_rule.name", words=("-C", "iptrec", "--color"))
+    assert [name for ((name,),) in rows] == [colour(one) for one in packets]
 
 
 def test_others_packets_have_no_colour(tmp_path, tshark, capture):
@@ -119,3 +122,11 @@ def test_buttons(export, tshark):
     lost = sum(one["verdict"] in LOST for one in packets)
     assert tshark.count(path, buttons["Lost"]) == lost > 0
     assert tshark.count(path, buttons["Unsure"]) == sum(not one["complete"] for one in packets)
+
+
+def test_the_picture():
+    """As wide as a page shows it, and light to load; `make pictures` draws it."""
+    data = (ROOT / "docs" / "wireshark.png").read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack_from(">I", data, 16) == (1280,)
+    assert len(data) < 300_000
