@@ -3,17 +3,21 @@
 usage: python bench/live.py [PACKETS]
 
 A packet at a time, dropped by a rule or accepted by the policy; as JSON and as pcapng, through the tap and
-without it.
+without it; also through the pipe by which Wireshark captures.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import IO, Final
 
 from iptrec.demo.lab import Lab
@@ -30,6 +34,7 @@ print(time.time_ns())
 """
 PORTS: Final = {"DROP": 9, "ACCEPT": 10}
 FIRST: Final = 3  # packets: until all that reads is loaded
+FILTER: Final = "udp port 9 or udp port 10"
 PAUSE_S: Final = 0.3
 _PACKET: Final = 6  # an enhanced packet block
 
@@ -52,6 +57,24 @@ def of_pcapng(stream: IO[bytes], verdict: str) -> None:
 
 
 FORMS: Final = {"--json": (["--json"], of_json), "--pcapng -": (["--pcapng", "-"], of_pcapng)}
+EXTCAP: Final = "extcap"
+FORMS[EXTCAP] = ([], of_pcapng)
+
+
+def captured(lab: Lab, backend: str) -> tuple[subprocess.Popen[str], IO[bytes]]:
+    """A capture as Wireshark begins it, and the pipe with its packets."""
+    fifo = Path(tempfile.mkdtemp(), "fifo")
+    os.mkfifo(fifo)
+    command = [
+        sys.executable, "-m", "iptrec", "extcap", "--capture", "--extcap-interface", "iptrec",
+        "--fifo", str(fifo), "--backend", backend, "--extcap-capture-filter", FILTER,
+    ]  # fmt: skip
+    child = lab.popen(command)
+    stream = fifo.open("rb")
+    shutil.rmtree(fifo.parent)
+    head = stream.read(8)  # it is ready
+    stream.read(struct.unpack_from("<I", head, 4)[0] - 8)
+    return child, stream
 
 
 def told_after(backend: str, form: str, verdict: str, packets: int, *, tap: bool) -> list[float]:
@@ -63,13 +86,17 @@ def told_after(backend: str, form: str, verdict: str, packets: int, *, tap: bool
         command = [sys.executable, "-m", "iptrec", "trace", *options, "--backend", backend]
         way = ["env", f"IPTREC_NO_TAP={int(not tap)}", "PYTHONUNBUFFERED=1"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        viewer = lab.popen([*way, *command, "udp port 9 or udp port 10"], **pipes)
-        viewer.stderr.readline()
+        if form == EXTCAP:
+            viewer, stream = captured(lab, backend)
+        else:
+            viewer = lab.popen([*way, *command, FILTER], **pipes)
+            viewer.stderr.readline()
+            stream = viewer.stdout
         found = []
         send = SEND.replace("PORT", str(PORTS[verdict]))
         for _ in range(FIRST + packets):
             sent_ns = int(lab.run([sys.executable, "-c", send]).stdout)
-            read(viewer.stdout, verdict)
+            read(stream, verdict)
             found.append((time.time_ns() - sent_ns) / 1e6)
             time.sleep(PAUSE_S)
         viewer.terminate()
@@ -84,6 +111,7 @@ def main() -> None:
         for form, verdict, tap in (
             ("--json", "DROP", True), ("--json", "DROP", False),
             ("--pcapng -", "DROP", True), ("--pcapng -", "ACCEPT", True), ("--pcapng -", "DROP", False),
+            (EXTCAP, "DROP", True), (EXTCAP, "ACCEPT", True),
         ):  # fmt: skip
             found = told_after(backend, form, verdict, packets, tap=tap)
             way = "" if tap else ", without a tap"

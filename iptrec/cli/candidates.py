@@ -18,7 +18,7 @@ _FILES: Final = "files"
 _FILES_OF: Final = {
     "TRACE.db": _RECORDINGS, "TRACE.db...": _RECORDINGS, "TRACE.db|LAKE/": _RECORDINGS, "A [B]": _FILES,
     "EXPECTATIONS.toml": "files .toml", "FILE": _FILES, "OUT": _FILES,
-    "FILE.zip": "files .zip", "DIR": _FILES, "LAKE/": _FILES,
+    "FILE.zip": "files .zip", "DIR": _FILES, "LAKE/": _FILES, "PIPE": _FILES,
 }  # fmt: skip
 # As the refusals of others name them: tests/cli/test_completion.py asks each option.
 _CHOICES: Final = {
@@ -119,7 +119,7 @@ def _plain(words: str | Iterable[str]) -> Words:
 def _values(place: Place, taken: Any, word: str) -> tuple[str, Words]:  # noqa: ANN401 - typer's own click
     """What an option takes."""
     name = max(taken.opts, key=len)
-    on_host = place.name in ("record", "trace", "doctor", "cleanup")
+    on_host = place.name in ("record", "trace", "extcap", "capture", "doctor", "cleanup")
     source = _OF_HOST.get(name) if on_host else None
     if source is not None:
         found: Words = source()

@@ -143,8 +143,10 @@ def extcap(
 
     Examples:
 
+    \b
       iptrec extcap install
 
+    \b
       tshark -i iptrec -o extcap.iptrec.netns:web -f 'tcp port 443'
     """
     if "PKEXEC_UID" in os.environ and context.invoked_subcommand != _ONLY:
@@ -245,7 +247,7 @@ def capture_(
     output: Recording = "",
     log_level: option.LogLevel = "error",
 ) -> int:
-    """Write packets to stdout, a pipe, until stdin or the pipe is closed.
+    """Write packets to stdout, until that or stdin is closed.
 
     What sudo or polkit may allow to who may see every packet of this host: it starts no command of theirs,
     and writes --output with their own rights.
@@ -265,7 +267,7 @@ def capture_(
     hangup.end_with(0)
     return trace.trace(
         [expression] if expression else None, family=family, interfaces=iface, backend=backend, drops=drops,
-        netns=[netns] if netns else None, conntrack=conntrack, snaplen=snaplen, pcapng="-",
+        netns=[netns] if netns else None, conntrack=conntrack, snaplen=snaplen, pcapng="-", epb_verdict=False,
         output=path, log_level=log_level,
     )  # fmt: skip
 
@@ -320,7 +322,9 @@ def install(
 
 @app.command(cls=Command)
 def uninstall(system: System = False, force: Force = False) -> int:
-    """Remove what install has put somewhere, unless it was changed since.
+    """Remove what install has put somewhere.
+
+    What was changed since stays, unless --force is given.
 
     Examples:
 

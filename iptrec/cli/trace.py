@@ -73,6 +73,15 @@ def trace(
             " - is stdout.",
         ),
     ] = "",
+    epb_verdict: Annotated[
+        bool,
+        typer.Option(
+            "--epb-verdict/--no-epb-verdict",
+            rich_help_panel=OUTPUT,
+            help="With --pcapng: the verdict as an option of its own, too, frame.verdict.hw. Wireshark 4.0"
+            " writes a damaged file when it saves such packets.",
+        ),
+    ] = True,
     color: showing.Colour = "auto",
     log_level: option.LogLevel = "info",
     verbose: option.Verbose = False,
@@ -129,7 +138,8 @@ def trace(
                     "--pcapng is written instead of text; leave --json and --brief out"
                 )
             stdout = stack.enter_context(_capture(pcapng, path, force=force))
-            viewer = Follower([*wanted, "-o", "-"], ["export", "pcapng"])
+            told = "--epb-verdict" if epb_verdict else "--no-epb-verdict"
+            viewer = Follower([*wanted, "-o", "-", told], ["export", "pcapng"])
         else:
             viewer = Follower(
                 [

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import subprocess
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 from iptrec.errors import EXIT_DONE, EXIT_TROUBLE, HostError
 from iptrec.extcap import rights
@@ -42,6 +42,8 @@ def capture(
             status, said = _Recorder(way.command, fifo, wake, log).run()
             if status not in way.refused:
                 break
+            if wake.stop:
+                return EXIT_DONE  # nobody is to be asked any more
         else:
             raise HostError(rights.NONE)
     if status < 0 or (wake.stop and status == _EXIT_TERMINATED):
@@ -66,14 +68,14 @@ class _Recorder:
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us to answer
         )
+        self._stdin, self._stderr = (
+            cast("IO[bytes]", pipe) for pipe in (self._child.stdin, self._child.stderr)
+        )
 
     def run(self) -> tuple[int, bytes]:
         """Until it has ended; its status, and what it said."""
-        child = self._child
-        if child.stdin is None or child.stderr is None:
-            raise AssertionError
         poll = select.poll()
-        poll.register(child.stderr, select.POLLIN)
+        poll.register(self._stderr, select.POLLIN)
         poll.register(self._fifo, 0)  # tells when nobody reads it any more
         poll.register(self._wake, select.POLLIN)
         patience_ms = None
@@ -83,23 +85,23 @@ class _Recorder:
                     self._wake.fileno() in ready and self._wake.stopped()
                 )
                 if over and patience_ms is None:
-                    child.stdin.close()
+                    self._stdin.close()
                     poll.unregister(self._fifo)
                     patience_ms = _PATIENCE_MS
-                if child.stderr.fileno() in ready and not self._listen(child.stderr.fileno()):
+                if self._stderr.fileno() in ready and not self._listen():
                     break
-            return child.wait(_PATIENCE_MS / 1000), self._said
+            return self._child.wait(_PATIENCE_MS / 1000), self._said
         except subprocess.TimeoutExpired:
             raise HostError(
                 "the recorder does not end: iptrec cleanup finds what it leaves"
             ) from None
         finally:
-            child.stdin.close()
-            child.stderr.close()
+            self._stdin.close()
+            self._stderr.close()
 
-    def _listen(self, descriptor: int) -> bool:
+    def _listen(self) -> bool:
         """Whether it may say more."""
-        said = os.read(descriptor, _READ)
+        said = os.read(self._stderr.fileno(), _READ)
         self._said = (self._said + said)[-_MOST:]
         if self._log is not None:
             with contextlib.suppress(OSError):  # a full disk is no reason to end

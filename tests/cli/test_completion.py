@@ -132,6 +132,12 @@ def test_backends_of_both():
 def test_names_of_the_host():
     assert {"lo", "any"} <= set(words("record", "-i", ""))
     assert words("record", "-i", "lo,an") == ["lo,any"]
+    assert words("extcap", "-i", "lo,an") == words("extcap", "capture", "-i", "lo,an") == ["lo,any"]
+    assert (
+        asked("fish", "extcap", "--fifo", "")[0]
+        == asked("fish", "extcap", "install", "--dest", "")[0]
+        == "files"
+    )
 
 
 REFUSING = {  # where an option is looked at before anything is done

@@ -14,7 +14,7 @@ from iptrec.cli.commands import SUMMARIES, Commands
 COMMANDS = ["show", "record", "import", "help", "export", "export pcapng"]
 
 
-@pytest.mark.parametrize("group", ["", "export"])
+@pytest.mark.parametrize("group", ["", "export", "extcap"])
 def test_without_a_command(group):
     """What everybody types first: the help, in lines, on stdout; the status says that nothing was done."""
     done = iptrec(*group.split())

@@ -67,6 +67,14 @@ def test_the_next_way_is_tried():
     )
 
 
+def test_no_way_is_tried_after_the_end():
+    """A dialog that comes up when nobody captures any more would be odd."""
+    child = started("echo began; cat; exit 9", "echo dialog")
+    assert child.stdout.readline() == "began\n"
+    child.terminate()
+    assert ended(child) == (0, "", "")
+
+
 @pytest.mark.parametrize("ways", [["exit 9", "exit 9"], []])
 def test_no_way_is_left(ways):
     status, printed, said = ended(started(*ways))

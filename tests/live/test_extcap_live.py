@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from command import IPTREC
 from recorder import packets, until
-from wiresharks import FILTER, RULES, Home, nothing_left, ours, send, traced
+from wiresharks import FILTER, RULES, Home, nothing_left, ours, records, send, traced
 
 pytestmark = pytest.mark.live
 VERDICTS = [("ACCEPT", "9"), ("DROP", "9"), ("ACCEPT", "10"), ("ACCEPT", "10")]
@@ -47,7 +47,7 @@ def test_its_options_are_preferences(home):
 
 
 def test_a_capture(lab, home, backend, tmp_path):
-    """A file that Wireshark reads as any other: verdicts as comments, times in order, interfaces by name."""
+    """A file that Wireshark reads as any other: verdicts as comments, interfaces by name."""
     lab.restore(None, "ipv4", RULES, backend)
     capture = tmp_path / "a.pcapng"
     with nothing_left(lab, home):
@@ -57,12 +57,14 @@ def test_a_capture(lab, home, backend, tmp_path):
         assert child.returncode == 0, said
     assert told(home, capture) == VERDICTS
     assert {name for (name,) in home.read(capture, "frame.interface_name")} == {"lo"}
+    assert {verdict for (verdict,) in home.read(capture, "frame.verdict.hw")} == {
+        ""
+    }  # see export --help
     info = subprocess.run(["capinfos", capture], capture_output=True, text=True, check=True)
     assert info.stderr in (
         "",
         'Running as user "root" and group "root". This could be dangerous.\n',
     )
-    assert "Strict time order:   True" in info.stdout
     assert "Capture application: iptrec" in info.stdout
 
 
@@ -79,6 +81,27 @@ def test_packets_come_at_once(lab, home, backend):
             assert "--dport 9 -j DROP" in child.stdout.readline().replace("-m udp ", "")
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=60)
+
+
+ODD = ["a b", "-x", "=", "$(id)", "é"]
+UNSAYABLE = ["{a}", "b}"]
+
+
+def test_odd_names_of_namespaces(lab, home):
+    """As Wireshark offers them and gives them back; what its sentences cannot say is not offered."""
+    program = str(home.path / ".config/wireshark/extcap/iptrec")
+    # Each its own: one that is seen twice is offered once.
+    make = "mkdir -p /run/netns; " + "".join(
+        f"touch -- '/run/netns/{one}'; unshare --net='/run/netns/{one}' true; "
+        for one in (*ODD, *UNSAYABLE)
+    )
+    ask = f"{program} --extcap-interface iptrec --extcap-config"
+    done = lab.run(["unshare", "-m", "sh", "-c", f"mount -t tmpfs none /run; {make} {ask}"])
+    offered = set(
+        re.findall(r"^value \{arg=0\}\{value=(.*?)\}\{display", done.stdout, re.MULTILINE)
+    )
+    assert offered >= {"", *ODD}
+    assert not offered & set(UNSAYABLE)
 
 
 def test_of_another_namespace(lab, home, backend, tmp_path):
@@ -229,7 +252,7 @@ def test_statistics_are_there_in_the_end(lab, home, backend, tmp_path):
              "--fifo", str(pipe), "--extcap-capture-filter", FILTER, "--backend", backend],
             stderr=subprocess.PIPE, text=True, env=home.environment,
         )  # fmt: skip
-        until(lambda: traced(lab))
+        until(lambda: records(lab))
         send(lab, 9)
         until(lambda: b"DROP by" in capture.read_bytes())
         child.terminate()

@@ -11,7 +11,7 @@ from command import IPTREC
 from recorder import packets, processes, until
 from rights import ROOT, installed
 from users import PROGRAM, UID, User
-from wiresharks import FILTER, RULES, send, traced
+from wiresharks import FILTER, RULES, records, send, traced
 
 pytestmark = [pytest.mark.live, pytest.mark.cold, ROOT]
 TREE = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def started(lab, user, script):
 def capturing(lab, user, *more):
     """A tshark of the user's whose recorder, root's, traces."""
     child = started(lab, user, f"{INSTALL}; {CAPTURE} {' '.join(more)}")
-    until(lambda: child.poll() is not None or traced(lab), "it does not trace")
+    until(lambda: child.poll() is not None or records(lab), "it does not record")
     assert child.poll() is None, child.communicate()
     return child
 
@@ -81,6 +81,24 @@ def test_a_capture(lab, user, backend):
     assert b"DROP by filter/INPUT rule 1" in (user.place / "home" / "a.pcapng").read_bytes()
 
 
+SHOW = "-l -c 8 -Y 'iptrec.verdict == \"DROP\"' -T fields -e iptrec.decided_by -e iptrec.decided_by.rule_text"
+
+
+def test_fields_while_it_captures(lab, user):
+    """The plugin that is installed beside it: a display filter finds the dropped ones, as they come."""
+    lab.restore(None, "ipv4", RULES)
+    child = started(lab, user, f"{INSTALL}; exec tshark -Q -i iptrec -f '{FILTER}' {SHOW}")
+    until(lambda: child.poll() is not None or records(lab), "it does not record")
+    for _ in range(2):
+        send(lab, 10, 9)
+        decided, text = child.stdout.readline().rstrip("\n").split("\t")
+        assert decided == "filter/INPUT/1"
+        assert "--dport 9 -j DROP" in text
+    _, said = child.communicate(timeout=60)
+    assert "Lua" not in said
+    until(lambda: not traced(lab))
+
+
 @pytest.mark.parametrize("number", ["INT", "KILL"])
 def test_root_s_recorder_ends_with_the_user_s_tshark(lab, user, number):
     """No packet comes, and the user can signal nothing of root's."""
@@ -91,7 +109,7 @@ def test_root_s_recorder_ends_with_the_user_s_tshark(lab, user, number):
         user.command("sh", "-c", f"{INSTALL}; ({CAPTURE}) & pid=$!; {kill}"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    until(lambda: traced(lab), "it does not trace")
+    until(lambda: records(lab), "it does not record")
     child.stdin.write("\n")
     child.stdin.flush()
     assert child.stdout.readline() == "killed\n"

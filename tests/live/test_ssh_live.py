@@ -12,7 +12,7 @@ import pytest
 from command import IPTREC
 from recorder import processes, until
 from rights import ROOT, installed
-from wiresharks import FILTER, RULES, send, traced
+from wiresharks import FILTER, RULES, records, send, traced
 
 pytestmark = [pytest.mark.live, pytest.mark.cold, ROOT]
 PORT = "2222"
@@ -33,7 +33,8 @@ class Server:
         shutil.copy(place / "key.pub", place / "allowed")
         options = {
             "Port": PORT, "ListenAddress": "127.0.0.1", "HostKey": place / "host", "PidFile": "none",
-            "UsePAM": "no", "AuthorizedKeysFile": place / "allowed", "StrictModes": "no", "PermitRootLogin": "yes",
+            "UsePAM": "no", "AuthorizedKeysFile": place / "allowed", "StrictModes": "no",
+            "PermitRootLogin": "yes",
         }  # fmt: skip
         (place / "conf").write_text("".join(f"{name} {value}\n" for name, value in options.items()))
         # Its directory of privilege separation is made by who starts it, as systemd does.
@@ -86,7 +87,7 @@ def _words(pid):
 
 
 def begun(lab, child):
-    until(lambda: child.poll() is not None or traced(lab), "it does not trace")
+    until(lambda: child.poll() is not None or records(lab), "it does not record")
     assert child.poll() is None, child.communicate()
 
 

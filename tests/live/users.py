@@ -12,7 +12,7 @@ UID, GROUP = 45623, 45624
 NAME = "iptrec-user"
 PROGRAM = "/usr/local/sbin/iptrec"  # where administrators put theirs; sudo's secure_path has it
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SUDOERS = f'Defaults env_reset\nDefaults secure_path="{PATH}"\n'
+SUDOERS = f'Defaults env_reset\nDefaults use_pty\nDefaults secure_path="{PATH}"\n'
 _REPLACED = ("passwd", "group", "shadow", "sudoers")
 _BUS = """\
 mkdir -p /run/dbus
@@ -79,7 +79,7 @@ class User:
         # Not exec: pkexec wants a parent that is not the first process.
         yield (
             f"setpriv --reuid {UID} --regid {UID} --groups {GROUP} --inh-caps=-all env -i"
-            f' HOME={self.home} PATH={PATH} LC_ALL=C.UTF-8 "$@"\n'
+            f' HOME={self.home} TMPDIR={self.home} PATH={PATH} LC_ALL=C.UTF-8 "$@"\n'
         )
 
     def _write_policy(self):

@@ -39,6 +39,19 @@ def traced(lab, host=None):
     return "iptrec:" in legacy + nft + lab.run(["nft", "list", "ruleset"], host).stdout
 
 
+def records(lab, host=None):
+    """Whether events are recorded: who reads the recording is started when all rules are in place."""
+    path = "ns/net" if host is None else f"root/run/netns/{host}"
+    namespace = os.stat(f"/proc/{lab.pid}/{path}").st_ino  # noqa: PTH116
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        with contextlib.suppress(OSError):
+            if link.stat().st_ino == namespace:
+                words = (link.parents[1] / "cmdline").read_bytes().split(b"\0")
+                if b"--follow" in words:
+                    return True
+    return False
+
+
 class Home:
     """A user whose Wireshark has iptrec: a home, temporary files of its own, the environment."""
 
@@ -85,8 +98,8 @@ class Home:
             env=self.environment | lab_environment(lab),
         )  # fmt: skip
         until(
-            lambda: child.poll() is not None or traced(lab, traced_host or host),
-            "it does not trace",
+            lambda: child.poll() is not None or records(lab, traced_host or host),
+            "it does not record",
         )
         assert child.poll() is None, child.communicate()
         return child
