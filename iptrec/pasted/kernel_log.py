@@ -48,8 +48,8 @@ _INTERFACES: Final = re.compile(
 )
 # The rest of a line that somebody wrapped: words of the kernel alone
 _CONTINUED: Final = re.compile(
-    rb"\s*(?:(?:[A-Z]{2,8}[=:]\S*|\[SRC=\S*|CE|DF|MF|CWR|ECE|URG|ACK|PSH|RST|SYN|FIN|OPT|\(?[0-9A-F]*\)?|\]"
-    rb"|INCOMPLETE|TRUNCATED|AH|ESP|AE|\[\d+|bytes\])(?:\s+|$))+"
+    rb"[A-Z]{2,8}[=:]\S*|\[SRC=\S*|CE|DF|MF|CWR|ECE|URG|ACK|PSH|RST|SYN|FIN|OPT|\(?[0-9A-F]*\)?|\)?\]"
+    rb"|INCOMPLETE|TRUNCATED|AH|ESP|AE|\[\d+|bytes\]"
 )
 _LONGEST: Final = 2048  # bytes of a line; the kernel's buffer has half of that (nf_log.c, S_SIZE)
 _MOST_WRAPPED: Final = 12  # lines that one line was wrapped into
@@ -228,7 +228,7 @@ def _unwrapped(lines: Iterable[bytes]) -> Iterator[bytes]:
     for given in _with_gaps(lines):
         line = _message(given) if given[:1] == b"{" else given
         if b"TRACE: " not in line:
-            if waiting and pieces < _MOST_WRAPPED and _CONTINUED.fullmatch(line):
+            if waiting and pieces < _MOST_WRAPPED and _continues(line):
                 waiting, pieces = waiting + b" " + line.lstrip(), pieces + 1
                 continue
             if not _MISSED.search(line):
@@ -238,6 +238,12 @@ def _unwrapped(lines: Iterable[bytes]) -> Iterator[bytes]:
         waiting, pieces = line, 1
     if waiting:
         yield waiting
+
+
+def _continues(line: bytes) -> bool:
+    """Whether a line has nothing but words of the kernel's, and no more than fit into one of its lines."""
+    words = line.split() if len(line) < _LONGEST else []
+    return bool(words) and all(map(_CONTINUED.fullmatch, words))
 
 
 def _with_gaps(lines: Iterable[bytes]) -> Iterator[bytes]:

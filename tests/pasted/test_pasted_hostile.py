@@ -49,6 +49,7 @@ HOSTILE = {  # a text -> how many packets it has, what is said of it
     "two in a line": (LINE + LINE.replace("ID=1", "ID=2"), 2, ""),
     "cut by another": (LINE[:90] + LINE, 1, "1 lines do not tell"),
     "JSON": ('{"MESSAGE": ' + "[" * 100_000 + "\n" + LINE, 1, ""),
+    "blanks behind": (LINE + "\n" + " " * 5000 + "x\n" + "A " * 500 + "x\n" + "A" * 60_000 + "x", 1, ""),
     "time": ("[99999999999999.0] " + LINE, 1, ""),
 }  # fmt: skip
 
