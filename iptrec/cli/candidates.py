@@ -27,6 +27,7 @@ _CHOICES: Final = {
     "--drops": "auto yes no",
     "--engine": "duckdb clickhouse spark",
     "--family": "ipv4 ipv6 both",
+    "--from": "capture kernel-log nft-monitor xtables-monitor",
     "--keep": "names macs oui payload ports",
     "--link": "auto raw ethernet",
     "--log-level": "error warning info debug",
