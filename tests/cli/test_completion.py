@@ -145,6 +145,7 @@ REFUSING = {  # where an option is looked at before anything is done
     "--drops": ["record"],
     "--engine": ["lake", "drops", "."],
     "--family": ["record"],
+    "--from": ["import", "-"],
     "--keep": ["redact", HAIRPIN, "-o", "-"],
     "--link": ["export", "pcapng", HAIRPIN, "-o", "-"],
     "--log-level": ["record"],
