@@ -142,7 +142,7 @@ def _digest(content: bytes) -> str:
 
 
 def _write(path: Path, wanted: Wanted) -> None:
-    """Whole or not at all."""
+    """Whole or not at all; and root's where root writes, while a `files.Draft` is given to who ran sudo."""
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as file:
