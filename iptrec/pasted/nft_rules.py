@@ -110,7 +110,7 @@ class Handles:
         if not event.policy and not event.end:
             slot.places = self._candidates(names, event)
             slot.done = event.handle is not None
-            self._note(names, event)
+            self._note(names, slot)
             visits[-1].slots.append(slot)
         if event.policy or event.verdict in _LAST:
             self._leave(visits, 0)
@@ -185,9 +185,10 @@ class Handles:
             self._places[key] = found
         return self._places[key]
 
-    def _note(self, names: Names, event: Event) -> None:
-        """Keep the text that is told with a handle, where no ruleset has it."""
-        if self._listed is None and event.handle is not None and event.text is not None:
+    def _note(self, names: Names, slot: _Slot) -> None:
+        """Keep the text that is told with a handle, where the ruleset does not have that."""
+        event = slot.event
+        if not slot.places and event.handle is not None and event.text is not None:
             key = *names[:2], event.handle
             if len(self.texts) < _MOST_TEXTS:
                 self.texts.setdefault(key, (names[2], event.text))

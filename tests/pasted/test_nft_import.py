@@ -124,9 +124,9 @@ def test_a_packet_in_the_middle(tmp_path):
 
 
 def test_without_a_ruleset(tmp_path):
-    """A rule that drops is believed; what comes after another one nobody knows."""
+    """A rule that drops or rejects is believed; what comes after another one nobody knows."""
     found, _ = packets(tmp_path, DATA / "monitor.txt")
-    assert {one["verdict"] for one in found} == {"UNKNOWN", "DROP"}
+    assert {one["verdict"] for one in found} == {"UNKNOWN", "DROP", "REJECT"}
     assert not any(one["complete"] for one in found)
     steps = [step for one in found for step in one["steps"] if step["type"] == "rule"]
     assert {one["rule"] for one in steps} == {None}
