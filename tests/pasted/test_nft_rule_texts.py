@@ -101,6 +101,11 @@ def test_different_texts(one, other):
         ("meta l4proto ipv6-icmp accept", "meta l4proto 58 accept"),
         ("ct state established,related accept", "ct state 0x2,0x4 accept"),
         ("tcp flags syn / syn,ack accept", "tcp flags 0x2 / 0x2,0x10 accept"),
+        ("udp dport 7 reject with icmpx admin-prohibited", "udp dport 7 reject with icmpx 3"),
+        ("reject with icmpx no-route", "reject with icmpx 0"),
+        ("reject with icmpx host-unreachable", "reject with icmpx 2"),
+        ("reject with icmp port-unreachable", "reject with icmp 3"),
+        ("reject with icmpv6 admin-prohibited", "reject with icmpv6 1"),
     ],
 )
 def test_numeric_texts(one, other):
