@@ -163,3 +163,11 @@ def test_a_rule_that_is_not_known_rejects(tmp_path, text, verdict, handle):
     found = packets(tmp_path, lines)
     assert told(found) == [(verdict, True, 3)]
     assert found[0]["steps"][-1]["spec"] == text
+
+
+def test_unknown_addresses_are_equal_to_nothing(tmp_path):
+    """What is masked makes no packet the one that was sent before, looped back."""
+    lines = [*sent(way=OUT), *chain("inet fw post", "policy accept", way=OUT)]
+    lines += [*came(way='iif "b"', trace="bbbbbbbb"), *forwarded(way=FORWARDED, trace="bbbbbbbb")]
+    masked = [one.replace("10.0.0.1", "a.b.c.d").replace("10.0.1.1", "x.x.x.x") for one in lines]
+    assert [one["related"] for one in packets(tmp_path, masked)] == [[], []]
