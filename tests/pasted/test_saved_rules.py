@@ -7,6 +7,7 @@ import json
 import pytest
 
 from iptrec.decode.rulesets import iptables_save, nft_json
+from iptrec.errors import UsageError
 from iptrec.pasted import nft_saved, rulesets
 from iptrec.pasted.nft_rules import UNTOLD
 
@@ -71,3 +72,27 @@ def test_chains():
 def test_the_family_that_a_file_says(head, kind):
     """Under all names that the programs have."""
     assert rulesets.kind_of("rules", f"{head}\n{HEAD}COMMIT\n".encode(), "") == kind
+
+
+LISTING = """table inet fw { # handle 1
+	chain in { # handle 1
+		type filter hook input priority filter; policy accept;
+		tcp dport 22 drop comment "a }" # handle 2
+	}
+}
+"""
+
+
+@pytest.mark.parametrize("size", range(LISTING.index("{") + 1, len(LISTING) - 2))
+def test_a_listing_that_breaks_off(size):
+    """It is refused wherever it was cut, behind a table that is whole as well."""
+    for text in (LISTING[:size], LISTING + LISTING[:size]):
+        with pytest.raises(UsageError, match=r"rules is cut off: .* has no end"):
+            rulesets.kind_of("rules", text.encode(), "")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n", " \n$ \n"])
+def test_a_listing_that_is_whole(end):
+    """What is behind it does not matter."""
+    text = LISTING.removesuffix("\n") + end
+    assert rulesets.kind_of("rules", text.encode(), "") == "nft-text"
