@@ -96,3 +96,16 @@ def test_a_listing_that_is_whole(end):
     """What is behind it does not matter."""
     text = LISTING.removesuffix("\n") + end
     assert rulesets.kind_of("rules", text.encode(), "") == "nft-text"
+
+
+def test_a_huge_listing(monkeypatch):
+    """It is refused before any of it is kept; elements of sets are no rules."""
+    monkeypatch.setattr(rulesets, "_MOST_RULES", 3)
+    rule = "\t\ttcp dport 22 drop # handle 2\n"
+    whole = LISTING.replace("\t}\n}", f"{rule}\t}}\n}}")
+    elements = "\tset s {\n\t\telements = { 1,\n" + "\t\t\t     2,\n" * 9 + "\t\t\t     3 }\n\t}\n"
+    plain = LISTING.replace("\tchain", elements + "\tchain", 1)
+    assert rulesets.kind_of("rules", plain.encode(), "") == "nft-text"
+    assert rulesets.kind_of("rules", whole.encode(), "") == "nft-text"
+    with pytest.raises(UsageError, match="rules has more than 3 rules"):
+        rulesets.kind_of("rules", whole.replace(rule, rule * 2).encode(), "")
