@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode import nftrace
+from iptrec.decode.rulesets.types import SEVERAL
 from iptrec.names import HOOKS
 from iptrec.rulesets.grammar import AROUND, ROUTES, Grammar
 from iptrec.rulesets.places import Pass, Place
@@ -173,6 +174,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         apart=apart,
         by_match=by_match,
         told=told,
+        several=site.handle is not None and site.handle >= SEVERAL,
     )
 
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from iptrec.decode.rulesets import iptables_save, nft_json
+from iptrec.decode.rulesets.types import UNTOLD
 from iptrec.errors import UsageError
 from iptrec.pasted import nft_saved, rulesets
-from iptrec.pasted.nft_rules import UNTOLD
 
 HEAD = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:own - [0:0]\n"
 
