@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I32, I64, Mask
+    from iptrec.names import I32, I64, U64, Mask
     from iptrec.packets.copies import Logged
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.userspace import Spans
@@ -98,12 +98,13 @@ def assemble(
     arrival_ns: int | None,
     logged: Logged,
     fixed: Mask | None = None,
+    given: U64 | None = None,
 ) -> Assembly:
     """Group the events of one stream into traversals.
 
     ``resolved`` is `Resolver.resolve` of the events; those without a place are left out. ``arrival_ns``:
     since when (epoch) packets were stamped as they arrived, so that the stamped events of one have the
-    same stamp, mostly; None: never. ``fixed``: see `by_keys`.
+    same stamp, mostly; None: never. ``fixed``, ``given``: see `by_keys`.
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
@@ -111,7 +112,7 @@ def assemble(
         nothing = np.zeros(0, np.int64)
         return Assembly(nothing, nothing, nothing, nothing, [], {}, nothing)
 
-    rows, keys = by_keys(events, known, fixed)
+    rows, keys = by_keys(events, known, fixed, given)
     path = place[rows]
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
     first = np.flatnonzero(new_key | _begins(path, resolver))

@@ -11,7 +11,7 @@ import numpy as np
 
 from iptrec.decode import nftrace
 from iptrec.decode.netlink import padded
-from iptrec.packets import clock
+from iptrec.packets import clock, told_ids
 from iptrec.packets.assemble import Assembly, assemble
 from iptrec.packets.copies import FLOOD_NS, Logged
 from iptrec.packets.fixed import fixed
@@ -122,7 +122,8 @@ class Assembler:
         self._arrival_ns = None
         if "stamps_ns" in stream.detail:
             self._arrival_ns = _number(stream.detail["stamps_ns"], 0) + _STAMPING_NS
-        self.walker = Walker(resolver)
+        self._rebuilt = stream.detail.get("rebuilt") is True
+        self.walker = Walker(resolver, gaps=self._rebuilt and stream.kind == "nftrace")
         self._chunks: list[Chunk] = []
         self.events = self.bytes = 0
         self._receipts: list[clock.Receipt] = []
@@ -234,10 +235,11 @@ class Assembler:
         )
         whole = partial(self._whole, earliest, events.received_ns)
         logged = Logged(earliest, events.received_ns, of_events.cpu, whole)
-        rebuilt = self.stream.kind == "nflog" and self.stream.detail.get("rebuilt") is True
-        same = fixed(events, self.resolver.timelines) if rebuilt else None
+        of_nft = self.stream.kind == "nftrace"
+        same = fixed(events, self.resolver.timelines) if self._rebuilt and not of_nft else None
+        given = told_ids.keys(events) if self._rebuilt and of_nft else None
         assembly = assemble(
-            events, resolved, self.resolver, self.walker, self._arrival_ns, logged, same
+            events, resolved, self.resolver, self.walker, self._arrival_ns, logged, same, given
         )
         return Read(
             lengths=lengths,

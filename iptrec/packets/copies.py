@@ -155,7 +155,9 @@ class Origins:
         """The packet that was sent as this one was: one of them is kept for the listeners here."""
         if event.hook != _POSTROUTING or not event.walk.headless:
             return None
-        return self._sent.pop((event.outdev, event.addresses), None)
+        found = self._sent.pop((event.outdev, event.addresses), None)
+        # A copy has another buffer.
+        return None if found and found.packet.trace == event.trace >= 0 else found
 
     def duplicated(self, event: Packet, under_way: Sequence[Packet]) -> Packet | None:
         """The packet of which `dup` at ingress sent a copy out by a device; that rule is told afterwards."""

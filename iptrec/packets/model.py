@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 from iptrec.packets.ends import DISCARDED
+from iptrec.rulesets.places import ONE_OF_SEVERAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,22 +32,25 @@ class RulePlace:
     """Where a decision was made. ``rule`` counts the user's rules from 1.
 
     None is the chain's end or, with ``unlisted``, a rule that the recorded ruleset does not have: of an
-    anonymous chain of nf_tables.
+    anonymous chain of nf_tables. ``several``: one of equal rules, of an imported text that does not tell which.
     """
 
     table: str
     chain: str
     rule: int | None
     unlisted: bool = False
+    several: bool = False
 
     @classmethod
     def of(cls, place: Place) -> Self:
         """Where an event was."""
-        return cls(place.table, place.chain, place.number, place.nameless)
+        return cls(place.table, place.chain, place.number, place.nameless, place.several)
 
     @property
     def what(self) -> str:
         """What decided, of the chain."""
+        if self.several:
+            return ONE_OF_SEVERAL
         if self.unlisted:
             return "rule (not in the recorded ruleset)"
         return "policy" if self.rule is None else f"rule {self.rule}"

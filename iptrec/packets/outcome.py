@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 from iptrec.names import HOOKS
 from iptrec.packets.branches import MOST_STEPS
 from iptrec.rulesets.nft_places import is_our_table
+from iptrec.rulesets.places import NO_HOOK
 from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
@@ -238,9 +239,10 @@ def _why_not_seen_again(book: Book, branch: Branch, last: Place, otherwise: str)
 
 
 def after(book: Book, number: int) -> str:
-    """The table and hook of a place, as a reason names them."""
+    """The table and hook of a place, as a reason names them; the chain where nobody knows its hook."""
     place = book.places[number]
-    return f"{_named(book, place.table)} {HOOKS[place.hook]}"
+    where = HOOKS[place.hook] if place.hook != NO_HOOK else place.chain
+    return f"{_named(book, place.table)} {where}"
 
 
 def _named(book: Book, table: str) -> str:

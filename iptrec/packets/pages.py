@@ -12,7 +12,7 @@ import numpy as np
 
 from iptrec.names import HOOKS
 from iptrec.packets.ends import DISCARDED
-from iptrec.packets.identity import combined
+from iptrec.packets.identity import addressed, combined
 from iptrec.packets.latest import Index
 from iptrec.packets.loops import CAME, LEFT, came_keys, left_keys
 from iptrec.packets.quotes import Quotes
@@ -51,7 +51,8 @@ class Page:
         if name not in self._columns:
             assert self._read is not None  # noqa: S101 - of a page that is put by nobody asks for others
             names, make = _BY_PACKETS[name]
-            self._columns |= zip(names, make(self, self._read), strict=True)
+            made = (self._read.known(one) for one in make(self, self._read))
+            self._columns |= zip(names, made, strict=True)
         return self._columns[name]
 
     def __len__(self) -> int:
@@ -84,8 +85,15 @@ class _Packets:
 
     def __init__(self, events: TraceEvents, rows: Sequence[I64]) -> None:
         self.events = events
-        self.begun, self.ended, *self.whole = rows
+        begun, ended, *self.whole = rows
+        self.begun, self.ended = begun, ended
         self.first, self.last = (Quotes.of(events, one) for one in self.whole)
+        there = addressed(events) | ~events.ip
+        self._known = np.logical_and.reduce([there[one] for one in (begun, ended, *self.whole)])
+
+    def known(self, column: Column) -> Column:
+        """A column of keys with `NOTHING` where addresses are not known: they are equal to no others."""
+        return np.where(self._known, column, NOTHING) if column.dtype == NOTHING.dtype else column
 
 
 def _by_events(window: Window) -> dict[str, Column]:

@@ -27,11 +27,17 @@ _BYTES_BELOW: Final = (
 )
 
 
-def by_keys(events: TraceEvents, rows: I64, fixed: Mask | None = None) -> tuple[I64, U64]:
+def by_keys(
+    events: TraceEvents, rows: I64, fixed: Mask | None = None, given: U64 | None = None
+) -> tuple[I64, U64]:
     """Some events (ascending), those with equal keys of `Packets.keys` together and in order, and the keys.
 
-    ``fixed``: whose addresses make a difference, shape (events,), see `fixed.fixed`.
+    ``fixed``: whose addresses make a difference, shape (events,), see `fixed.fixed`. ``given``: keys in place
+    of those, shape (events,).
     """
+    if given is not None:
+        order = np.argsort(given[rows], kind="stable")
+        return rows[order], given[rows[order]]
     begins = _begins(events)
     pairs = None if fixed is None else np.where(fixed, pair_keys(events), np.uint64(0))
     if pairs is not None:

@@ -12,6 +12,7 @@ from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Final
 
 from iptrec.packets.branches import Branch, Walk, short_of_the_limit
+from iptrec.packets.gaps import across
 from iptrec.packets.outcome import outcome, unseen_table
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ _MOST_BRANCHES: Final = 64
 
 
 class Walker:
-    """Steps and judges paths against the rulesets of a `Book`, remembering what it has seen."""
+    """Steps and judges paths against the rulesets of a `Book`, remembering what it has seen.
 
-    def __init__(self, resolver: Book) -> None:
+    ``gaps``: packets pass chains that the ruleset does not have, between those that it has, see `gaps`.
+    """
+
+    def __init__(self, resolver: Book, *, gaps: bool = False) -> None:
         self._resolver = resolver
+        self._gaps = gaps
         self._begun: dict[int, Walk] = {}
         self._steps: dict[tuple[State, Family, int, int, Met], State | None] = {}
         self._outcomes: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
@@ -171,6 +176,8 @@ class Walker:
 
     def _follow(self, branch: Branch, place: int) -> State | None:
         resolver, last = self._resolver, branch.path[-1]
+        if self._gaps and (found := across(resolver, branch, place)) is not None:
+            return found
         key = (branch.state, resolver.families[last], resolver.states[last], place, branch.met)
         if key not in self._steps:
             if len(self._steps) > _REMEMBERED:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.nftrace import ACCEPT, DROP, GOTO, QUEUE, RETURN, STOLEN
 from iptrec.decode.rulesets import nft_objects, nft_text
+from iptrec.decode.rulesets.types import SEVERAL, UNTOLD
 from iptrec.pasted import nft_words
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from iptrec.pasted.nft_events import Event
 
 Names = tuple[str, str, str]  # family, table, chain
-# Numbers that the kernel gives to no rule: of one that is known by its text alone.
-UNTOLD: Final = 1 << 63
 _MOST_TRACES: Final = 1 << 14  # ids whose chains are remembered
 _MOST_WAITING: Final = 1 << 12  # events
 _MOST_TEXTS: Final = 1 << 16
@@ -76,8 +75,8 @@ class Handles:
     """Gives events the handles of their rules.
 
     ``listed``: None where no ruleset was given. ``texts``: chain and text of rules of which the place is not
-    known, by family, table, and handle or a number from `UNTOLD` on. ``ambiguous``: events of rules of which
-    the text stands elsewhere in the chain as well; ``unlisted``: of rules that the ruleset does not have.
+    known, by family, table, and handle or a number from `types.UNTOLD` on. ``ambiguous``: events of rules
+    whose text stands elsewhere in the chain as well; ``unlisted``: of rules that the ruleset does not have.
     """
 
     def __init__(self, listed: Listed | None) -> None:
@@ -110,7 +109,7 @@ class Handles:
         if not event.policy and not event.end:
             slot.places = self._candidates(names, event)
             slot.done = event.handle is not None
-            self._note(names, event)
+            self._note(names, slot)
             visits[-1].slots.append(slot)
         if event.policy or event.verdict in _LAST:
             self._leave(visits, 0)
@@ -162,7 +161,8 @@ class Handles:
                 continue
             self.ambiguous += bool(slot.places)
             self.unlisted += not slot.places and self._listed is not None
-            number = self._number(visit.names, slot.event.text or "")
+            text = slot.event.text or ""
+            number = self._number(visit.names, text, SEVERAL if slot.places else UNTOLD)
             slot.event = replace(slot.event, handle=number)
 
     def _rules(self, names: Names) -> list[tuple[int, str]]:
@@ -185,20 +185,21 @@ class Handles:
             self._places[key] = found
         return self._places[key]
 
-    def _note(self, names: Names, event: Event) -> None:
-        """Keep the text that is told with a handle, where no ruleset has it."""
-        if self._listed is None and event.handle is not None and event.text is not None:
+    def _note(self, names: Names, slot: _Slot) -> None:
+        """Keep the text that is told with a handle, where the ruleset does not have that."""
+        event = slot.event
+        if not slot.places and event.handle is not None and event.text is not None:
             key = *names[:2], event.handle
             if len(self.texts) < _MOST_TEXTS:
                 self.texts.setdefault(key, (names[2], event.text))
 
-    def _number(self, names: Names, text: str) -> int:
-        """A number for a text."""
+    def _number(self, names: Names, text: str, least: int) -> int:
+        """A number for a text, from ``least`` on."""
         key = names, nft_words.normal(text)
         if key not in self._numbers and len(self._numbers) < _MOST_TEXTS:
-            self._numbers[key] = UNTOLD + len(self._numbers)
+            self._numbers[key] = least + len(self._numbers)
             self.texts[*names[:2], self._numbers[key]] = names[2], text
-        return self._numbers.get(key, UNTOLD + _MOST_TEXTS)
+        return self._numbers.get(key, least + _MOST_TEXTS)
 
 
 def _placed(places: list[Sequence[int]]) -> list[int | None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.decode.rulesets import iptables_save, nft_iptables
 from iptrec.decode.rulesets.nft_others import TEXT
-from iptrec.pasted.nft_rules import UNTOLD
+from iptrec.decode.rulesets.types import UNTOLD
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -29,11 +29,13 @@ _STATES: Final = {
 }  # fmt: skip
 _MOST_ELEMENTS: Final = 100  # that are compared each with each
 _LEVELS: Final = {"emerg": 0, "alert": 1, "crit": 2, "err": 3, "notice": 5, "info": 6, "debug": 7}
+# enum nft_reject_inet_code: what reject sends in either version of IP
+_ICMPX: Final = {"no-route": 0, "port-unreachable": 1, "host-unreachable": 2, "admin-prohibited": 3}
 _TABLES: Final = (
     PROTOCOL_NUMBERS | {"ipv6-icmp": 58, "ipencap": 4, "ospfigp": 89},
     nft_payload.ICMP, nft_payload.ICMP_CODES, nft_payload.ICMPV6, nft_payload.ICMPV6_CODES, nft_payload.IGMP,
     nft_payload.DCCP, nft_payload.DSCP, nft_payload.ECN, nft_payload.ETHERTYPES, nft_payload.FLAGS,
-    _STATES, _LEVELS,
+    _STATES, _LEVELS, _ICMPX,
 )  # fmt: skip
 
 

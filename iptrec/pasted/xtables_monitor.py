@@ -1,9 +1,10 @@
 """Text of ``xtables-monitor --trace``, of iptables-nft: its lines as events (iptables/xtables-monitor.c).
 
-"PACKET: FAMILY ID IN=... SRC=... " has the headers of the first event of a base chain, " TRACE: FAMILY ID
-TABLE:CHAIN:rule:0xHANDLE:VERDICT  -4 -t TABLE -A CHAIN ..." and "TABLE:CHAIN:policy:VERDICT" are the events. In
-old versions the packet's line comes behind that of the event, its family may be 0, and the ends of chains are
-told, as rules with the handle 0 or as ":return:"; 1.8.9 does not tell them.
+"PACKET: FAMILY ID IN=... SRC=... " has the headers of the first event of a base chain (of a table of inet with
+NFPROTO= behind IN= and OUT=), " TRACE: FAMILY ID TABLE:CHAIN:rule:0xHANDLE:VERDICT  -4 -t TABLE -A CHAIN ..."
+and "TABLE:CHAIN:policy:VERDICT" are the events. In old versions the packet's line comes behind that of the
+event, its family may be 0, and the ends of chains are told, as rules with the handle 0 or as ":return:"; 1.8.9
+does not tell them. Rules of inet have no text, and one that the program cannot print ends behind "-t TABLE".
 
 No line tells the protocol: TCP is known by its flags, others by what a rule that matched asks for; a packet
 with ports alone is taken for one of UDP. The length of IPv6 is that of what is behind the header, and 20 more.
@@ -40,7 +41,8 @@ _PLACE: Final = re.compile(
     re.DOTALL,
 )
 _WHAT: Final = re.compile(
-    r"rule:0x(?P<handle>[0-9a-f]{1,16}):(?P<verdict>\S+)\s*|policy:(?P<policy>\S+)\s*|return:.*",
+    r"rule:0x(?P<handle>[0-9a-f]{1,16}):(?P<verdict>\S+)\s*(?:  -[460] -t \S+ *)?"
+    r"|policy:(?P<policy>\S+)\s*|return:.*",
     re.DOTALL,
 )
 _FIELD: Final = re.compile(r"(?:^| )([A-Z]+)[=:](\S*)")
@@ -50,7 +52,9 @@ _ID: Final = re.compile(
 _FLAG: Final = re.compile(r"(?<=[ )])(SYN|ACK|FIN|RST|PSH|URG)(?= |$)")
 _PROTOCOL: Final = re.compile(r"(?:^|(?<!!) )-p (\S+)")
 _LOST: Final = re.compile(r"No buffer space available")
-_FAMILIES: Final = {2: "ip", 10: "ip6"}
+_FAMILIES: Final = {1: "inet", 2: "ip", 10: "ip6"}
+_VERSION_OF: Final = {"ip": 4, "ip6": 6}
+_SOURCE: Final = re.compile(r"(?:^| )SRC=(\S+)")
 _VERSIONS: Final = {"4": "ip", "6": "ip6"}
 _MOST_TRACES: Final = 1 << 14  # ids whose packets are remembered
 _SHORT: Final = 20  # bytes: struct iphdr, which is counted in place of IPv6's header
@@ -70,10 +74,11 @@ def is_line(line: str) -> bool:
 
 @dataclass(slots=True)
 class _Trace:
-    """What is known of a packet: the fields of its next event, its family, its protocol."""
+    """What is known of a packet: the fields of its next event, its family, its version of IP, its protocol."""
 
     fields: str | None = None
     family: str = ""
+    version: int | None = None
     protocol: int | None = None
 
 
@@ -116,6 +121,8 @@ class Monitor:
             yield self._done(self._waiting.popleft())
 
     def _packet(self, trace: int, fields: str) -> None:
+        if source := _SOURCE.search(fields):
+            self._known(trace).version = 6 if ":" in source[1] else 4
         last = (
             self._waiting[-1] if self._waiting and self._waiting[-1].event.trace == trace else None
         )
@@ -141,6 +148,7 @@ class Monitor:
             yield Unread(line)
             return
         known.family = family
+        known.version = _VERSION_OF.get(family, known.version)
         handle = int(what["handle"], 16) if what["handle"] else 0
         text = spec["spec"] if spec and handle else None
         if text is not None and (asked := _PROTOCOL.search(text)):
@@ -148,19 +156,20 @@ class Monitor:
         event = Event(
             trace=trace, family=family, table=table, chain=chain, time_ns=time_ns,
             policy=what["policy"] is not None, handle=handle or None, text=text, verdict=verdict[0],
-            target=verdict[1], version=4 if family == "ip" else 6,
+            target=verdict[1], version=known.version,
         )  # fmt: skip
         fields, known.fields = known.fields, None
         self._waiting.append(_Waiting(event, known, fields))
 
     def _done(self, waiting: _Waiting) -> Event:
-        """With its packet."""
+        """With its packet, and its version of IP, which tables of inet do not tell."""
+        event = replace(waiting.event, version=waiting.event.version or waiting.known.version)
         if waiting.fields is None:
-            return waiting.event
-        six = waiting.event.family == "ip6"
+            return event
+        six = event.version == 6  # noqa: PLR2004
         packet, mark, guessed = _headers(waiting.fields, six, waiting.known.protocol)
         self.guessed += guessed
-        return replace(waiting.event, packet=packet, mark=mark)
+        return replace(event, packet=packet, mark=mark)
 
     def _known(self, trace: int) -> _Trace:
         known = self._traces.setdefault(trace, _Trace())

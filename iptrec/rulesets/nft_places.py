@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode import nftrace
+from iptrec.decode.rulesets.types import SEVERAL
 from iptrec.names import HOOKS
 from iptrec.rulesets.grammar import AROUND, ROUTES, Grammar
 from iptrec.rulesets.places import Pass, Place
@@ -31,6 +32,8 @@ _OWN: Final[dict[Family, frozenset[str]]] = {
     "ipv6": frozenset({"ip6", "inet"}),
 }
 _OURS: Final = ("inet", "bridge")
+_REJECTS: Final = re.compile(r"(?<!\S)reject(?!\S)|(?<!\S)-j REJECT(?!\S)")
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LATE: Final = re.compile(r"ip6? iptrec-[0-9a-f-]{36}")
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _ALWAYS: Final = (
@@ -139,7 +142,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         told = known.ruleset.unlisted.get((site.family, site.table, site.handle))
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
-    effect, argument = _effect(site, rule, end=end)
+    effect, argument = _effect(site, rule, told, end=end)
     apart = is_our_table(table, known.our_comment)
     ours = ours or apart
     rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
@@ -171,6 +174,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         apart=apart,
         by_match=by_match,
         told=told,
+        several=site.handle is not None and site.handle >= SEVERAL,
     )
 
 
@@ -215,8 +219,8 @@ def _completed(rule: Rule, site: NftSite) -> Rule:
     return rule if said is None else replace(rule, target=said, target_args=None, goto=goto)
 
 
-def _effect(site: NftSite, rule: Rule | None, *, end: bool) -> Effect:
-    """What comes after an event, by the verdict that it tells."""
+def _effect(site: NftSite, rule: Rule | None, told: str | None, *, end: bool) -> Effect:
+    """What comes after an event, by the verdict that it tells; ``told``: see `Place`."""
     match site.verdict:
         case nftrace.JUMP:
             return "jump", site.target
@@ -229,7 +233,9 @@ def _effect(site: NftSite, rule: Rule | None, *, end: bool) -> Effect:
         case nftrace.QUEUE:
             return "queue", None
         case nftrace.DROP | nftrace.STOLEN:
+            # The kernel's word is the same for both.
             rejects = rule is not None and rule.target == "REJECT"
+            rejects |= told is not None and _REJECTS.search(_QUOTED.sub("", told)) is not None
             return "end", "REJECT" if rejects else _ENDS[site.verdict]
         case nftrace.CONTINUE | nftrace.BREAK | nftrace.REPEAT:
             return ("return" if end else "continue"), None

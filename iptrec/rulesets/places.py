@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EffectKind = Literal["continue", "jump", "goto", "return", "accept", "end", "queue", "unknown"]
 Effect = tuple[EffectKind, "str | None"]
 
+ONE_OF_SEVERAL: Final = "rule (which of several equal ones is not known)"
 NO_HOOK: Final = 255  # where nobody knows it
 
 
@@ -57,7 +58,7 @@ class Place:
     packets pass last, and which tells nothing but that. ``apart``: in a table of our own, which no reader is
     told of. ``by_match``: a match of the rule dropped a packet that it could not read; it is no hit.
     ``unseen``: nobody saw the rules of its table. ``told``: the words of a rule that is none of the ruleset's,
-    by the text that was imported.
+    by the text that was imported; ``several``: its chain has several of these words.
     """
 
     hook: int
@@ -83,6 +84,7 @@ class Place:
     by_match: bool = False
     unseen: bool = False
     told: str | None = None
+    several: bool = False
 
     @property
     def pass_(self) -> Pass:
@@ -114,11 +116,9 @@ class Place:
             return "its end"
         if self.ours:
             return "iptrec's own rule"
-        return (
-            f"rule {self.number}"
-            if self.number is not None
-            else "rule (not in the recorded ruleset)"
-        )
+        if self.number is not None:
+            return f"rule {self.number}"
+        return ONE_OF_SEVERAL if self.several else "rule (not in the recorded ruleset)"
 
     @property
     def wordless(self) -> bool:

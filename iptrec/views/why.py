@@ -133,6 +133,8 @@ def decision(traversal: Traversal) -> str:
     if place is None:
         return printable(f"{packet} was {verb}.")
     where = f"{place.table}/{place.chain}"
+    if place.several:
+        return printable(f"{packet} was {verb} by one of several equal rules of {where}.")
     if place.unlisted:
         return printable(f"{packet} was {verb} by a rule of {where} that was not recorded.")
     if place.rule is None:

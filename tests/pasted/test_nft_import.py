@@ -124,9 +124,9 @@ def test_a_packet_in_the_middle(tmp_path):
 
 
 def test_without_a_ruleset(tmp_path):
-    """A rule that drops is believed; what comes after another one nobody knows."""
+    """A rule that drops or rejects is believed; what comes after another one nobody knows."""
     found, _ = packets(tmp_path, DATA / "monitor.txt")
-    assert {one["verdict"] for one in found} == {"UNKNOWN", "DROP"}
+    assert {one["verdict"] for one in found} == {"UNKNOWN", "DROP", "REJECT"}
     assert not any(one["complete"] for one in found)
     steps = [step for one in found for step in one["steps"] if step["type"] == "rule"]
     assert {one["rule"] for one in steps} == {None}
@@ -153,7 +153,16 @@ def test_one_of_two_equal_rules(tmp_path):
     assert "2 events are of rules whose text stands more than once" in said
     last = found[4]["steps"][-1]
     assert (last["rule"], last["spec"]) == (None, "udp dport 53 reject with icmpx admin-prohibited")
-    assert found[4]["verdict"] in ("DROP", "UNKNOWN", "REJECT")
+    assert found[4]["verdict"] == "REJECT"
+    shown = iptrec("show", tmp_path / "trace.db", "--packet", "5").stdout
+    assert (
+        "by inet fw/input rule (which of several equal ones is not known): udp dport 53 reject"
+        in shown
+    )
+    why = iptrec("why", tmp_path / "trace.db", "--json", "--packet", "5").stdout
+    assert "was rejected by one of several equal rules of inet fw/input." in why
+    info = iptrec("info", tmp_path / "trace.db").stdout
+    assert "met a rule that was gone" not in info
 
 
 def test_from_a_pipe(tmp_path):

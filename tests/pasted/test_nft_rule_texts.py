@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iptrec.decode.rulesets.types import SEVERAL, UNTOLD
 from iptrec.pasted.nft_chains import Ends
 from iptrec.pasted.nft_events import VERDICTS, Event
 from iptrec.pasted.nft_packet import Packet
-from iptrec.pasted.nft_rules import UNTOLD, Handles, Listed
+from iptrec.pasted.nft_rules import Handles, Listed
 from iptrec.pasted.nft_words import alike, normal
 
 LISTING = b"""table inet fw {
@@ -101,6 +102,11 @@ def test_different_texts(one, other):
         ("meta l4proto ipv6-icmp accept", "meta l4proto 58 accept"),
         ("ct state established,related accept", "ct state 0x2,0x4 accept"),
         ("tcp flags syn / syn,ack accept", "tcp flags 0x2 / 0x2,0x10 accept"),
+        ("udp dport 7 reject with icmpx admin-prohibited", "udp dport 7 reject with icmpx 3"),
+        ("reject with icmpx no-route", "reject with icmpx 0"),
+        ("reject with icmpx host-unreachable", "reject with icmpx 2"),
+        ("reject with icmp port-unreachable", "reject with icmp 3"),
+        ("reject with icmpv6 admin-prohibited", "reject with icmpv6 1"),
     ],
 )
 def test_numeric_texts(one, other):
@@ -128,9 +134,9 @@ def test_by_order():
 def test_open():
     """One of several equal rules, and nothing tells which: it gets none of their handles."""
     found, resolver = handles(event("counter"), policy())
-    assert found == [UNTOLD]
+    assert found == [SEVERAL]
     assert resolver.ambiguous == 1
-    assert resolver.texts == {("inet", "fw", UNTOLD): ("input", "counter")}
+    assert resolver.texts == {("inet", "fw", SEVERAL): ("input", "counter")}
 
 
 def test_each_packet_for_itself():

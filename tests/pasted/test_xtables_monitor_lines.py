@@ -153,3 +153,36 @@ def test_any_text(lines, before):
     """Whatever a text holds, it gives events, losses and what could not be read."""
     for one in events(*(before + line for line in lines)):
         assert isinstance(one, Event | Lost | Unread)
+
+
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [
+        ("NFPROTO=2 SRC=10.23.0.2 DST=10.23.0.1 LEN=36 TOS=0x0 TTL=64 ID=7 SPORT=9 DPORT=53 ", 4),
+        (
+            "NFPROTO=10 SRC=fd23::2 DST=fd23::1 LEN=84 TC=0 HOPLIMIT=64 FLOWLBL=7 SPORT=9 DPORT=53 ",
+            6,
+        ),
+    ],
+)
+def test_tables_of_inet(fields, version):
+    """They have the packets of both versions of IP, and no text of their rules."""
+    packet_line = f"PACKET: 1 57e66e4a IN=n23v0 {fields}"
+    rule, policy = (
+        f" TRACE: 1 57e66e4a fw:fwd:{one}" for one in ("rule:0x19:CONTINUE  ", "policy:ACCEPT ")
+    )
+    found = events(packet_line, rule, policy)
+    assert [(one.family, one.table, one.chain, one.version) for one in found] == [
+        ("inet", "fw", "fwd", version)
+    ] * 2
+    assert (found[0].handle, found[0].text, found[1].policy) == (0x19, None, True)
+    assert found[0].packet.iif == "n23v0"
+    told = header(found[0])
+    assert (told["src"], told["dport"]) == (fields.split()[1][4:], 53)
+
+
+def test_a_rule_that_cannot_be_printed():
+    """Its handle and its verdict are told (as 1.8.9 does with rules of nft's own)."""
+    (found,) = events(" TRACE: 10 2a5a1ee3 x6:fwdc:rule:0x3:ACCEPT  -6 -t x6 ")
+    assert (found.table, found.chain, found.handle) == ("x6", "fwdc", 3)
+    assert (found.verdict, found.text) == (VERDICTS["accept"], None)

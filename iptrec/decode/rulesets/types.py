@@ -76,6 +76,12 @@ class Chain:
     handle: int | None = None
 
 
+# Numbers that the kernel gives to no rule, of 19 digits as its own have at most: of one that is known by its
+# text alone, and of those one whose text its chain has several times.
+UNTOLD: Final = 1 << 63
+SEVERAL: Final = UNTOLD + (1 << 59)
+
+
 @dataclass(frozen=True, slots=True)
 class Ruleset:
     """All tables that were loaded: table name -> chain name -> chain.
