@@ -6,28 +6,33 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import stat
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from iptrec.cli.record import require_file
 from iptrec.cli.record_options import Force
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError, strerror
-from iptrec.names import FAMILIES, counted
+from iptrec.names import AF_INET, AF_INET6, FAMILIES, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.pasted.rulesets import Made
     from iptrec.pasted.sources import Source
     from iptrec.pcap.capture import Captured
     from iptrec.recording.rows import Facts
     from iptrec.recording.writer import Writer
 
 _LARGEST = 64 << 20  # bytes of a ruleset
+_FAMILY = 16  # where a datagram of nflog has it (struct nfgenmsg)
+_PREFIX = re.compile(rb"\x0a\x00(TRACE: [^\0]{1,127})\0")  # the attribute NFULA_PREFIX
+_MOST_SITES = 1 << 16
 _SOURCES = (
     "capture",
     "kernel-log",
@@ -120,13 +125,9 @@ def import_(
     with opened(
         source, kind or None, {name: one for one, name in names.items()}, contents
     ) as found:
-        count, cut = _record(source, found, output, snapshots, (links, names), force=force)
+        count, remarks = _record(source, found, output, snapshots, (links, names), force=force)
     if not quiet:
-        remarks = [f"imported {counted(count, 'event')}: {output}", *found.remarks]
-        if cut:
-            remarks.append(f"{cut:,} of them are cut (tcpdump -s 0 keeps them whole)")
-        if found.damage:
-            remarks.append(f"{source} breaks off: {found.damage}")
+        remarks = [f"imported {counted(count, 'event')}: {output}", *remarks]
         print(f"iptrec import: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_DONE
 
@@ -139,8 +140,8 @@ def _record(
     links: tuple[str, dict[int, str]],
     *,
     force: bool,
-) -> tuple[int, int]:
-    """Write the recording; how many events it has, and how many of them are cut."""
+) -> tuple[int, list[str]]:
+    """Write the recording; how many events it has, and what is to be said of them."""
     from iptrec.pasted.rulesets import snapshots
     from iptrec.recording.rows import Loss
     from iptrec.recording.writer import Writer
@@ -154,7 +155,16 @@ def _record(
     with Writer.create(output, facts, force=force) as writer:
         namespace = writer.add_namespace(None, 0)
         stream = writer.add_stream(namespace, source.kind, source.detail)
-        count, last_ns, cut = _copy(writer, stream, first, events)
+        copied = _copy(writer, stream, first, events)
+        listed, disproved = _in_force(listed, copied.sites)
+        remarks = [*disproved, *source.remarks]
+        if copied.cut:
+            are = "is" if copied.cut == 1 else "are"
+            remarks.append(f"{copied.cut:,} of them {are} cut (tcpdump -s 0 keeps them whole)")
+        if source.damage:
+            remarks.append(f"{path} breaks off: {source.damage}")
+        if remarks:
+            writer.describe(stream, {**source.detail, "remarks": remarks})
         for made in (*listed, *source.rulesets):
             writer.add_snapshot(
                 namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
@@ -169,21 +179,31 @@ def _record(
             writer.add_snapshot(
                 namespace, "links", first.time_ns, given or path, content, media="json"
             )
-        writer.close(last_ns, "imported")
-    return count, cut
+        writer.close(copied.last_ns, "imported")
+    return copied.events, remarks
 
 
-def _copy(
-    writer: Writer, stream: int, first: Captured, others: Iterator[Captured]
-) -> tuple[int, int, int]:
-    """All datagrams; how many, the last one's time, and how many of them are cut."""
+class _Copied(NamedTuple):
+    """How many events, the last one's time, how many are cut, and AF_* and prefix of those of nflog."""
+
+    events: int
+    last_ns: int
+    cut: int
+    sites: set[tuple[int, bytes]]
+
+
+def _copy(writer: Writer, stream: int, first: Captured, others: Iterator[Captured]) -> _Copied:
+    """All datagrams."""
     import numpy as np
 
     from iptrec.recording.rows import Loss
 
     count = cut = 0
     last_ns = first.time_ns
+    sites: set[tuple[int, bytes]] = set()
     for one in itertools.chain([first], others):
+        if (said := _PREFIX.search(one.datagram)) and len(sites) < _MOST_SITES:
+            sites.add((one.datagram[_FAMILY], said[1]))
         writer.append(stream, one.time_ns, np.array([len(one.datagram)], np.uint32), one.datagram)
         if not one.whole:
             if not cut:
@@ -191,7 +211,25 @@ def _copy(
             cut += 1
         count += 1
         last_ns = max(last_ns, one.time_ns)
-    return count, last_ns, cut
+    return _Copied(count, last_ns, cut, sites)
+
+
+def _in_force(listed: list[Made], sites: set[tuple[int, bytes]]) -> tuple[list[Made], list[str]]:
+    """The files without the tables that events contradict: of these no rule is known; what is to be said."""
+    from iptrec.pasted.rulesets import FAMILY_KINDS
+    from iptrec.rulesets.disproved import disproved, without
+
+    families = {FAMILY_KINDS["ipv4"]: AF_INET, FAMILY_KINDS["ipv6"]: AF_INET6}
+    kept, said = [], []
+    for made in listed:
+        of = {site for family, site in sites if family == families.get(made.kind)}
+        wrong = disproved(made.content, of) if of else {}
+        said += [
+            f"table {table} of {made.path} is not what these packets passed, and left out: they met {why}"
+            for table, why in wrong.items()
+        ]
+        kept.append(made._replace(content=without(made.content, wrong)) if wrong else made)
+    return kept, said
 
 
 def _facts(started_ns: int, snaplen: int) -> Facts:

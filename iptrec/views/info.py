@@ -44,6 +44,7 @@ _OF_CHOSEN: Final = "yes, of the packets that were chosen when it was packed"
 _UNREAD: Final = (
     "{} met a rule that was gone before its text was read, or what may be the end of its chain"
 )
+_NOT_GIVEN: Final = "{} met a rule whose text is not known, or what may be the end of its chain"
 _OF_THEM: Final = (
     "verdicts, protocols, in > out, talkers, drop reason, not seen and order are theirs, all else is of the"
     " whole recording"
@@ -181,7 +182,7 @@ def fact_rows(
         ("complete", f"no: {', '.join(flaws)}" if flaws else _whole(recording)),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
         ("packets", f"{summary.packets:,}{_copies(summary)}"),
-        *(("source", text) for text in rebuilt.sources(recording)),
+        *(("source", text) for text in (*rebuilt.sources(recording), *rebuilt.remarks(recording))),
         ("verdicts", ", ".join(verdicts) or "-"),
         ("protocols", _counted(_protocols(summary.protocols))),
         ("in > out", _counted(ways)),
@@ -207,7 +208,8 @@ def fact_rows(
         rows[2:2] = [("likely", cause) for cause in none.causes]
     if summary.unread:
         rows[0] = "complete", rows[0][1] if flaws or left_out(recording) else _BUT_FOR_RULES
-        rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
+        text = _UNREAD if not rebuilt.uncounted(recording) else _NOT_GIVEN
+        rows.insert(1, ("unread", text.format(counted(summary.unread, "packet"))))
     rows += [("drop reason", text) for text in _why_dropped(recording, summary)]
     rows += [("senders", _senders(recording, one)) for one in _of_kind(recording, "senders")]
     rows += [("not seen", text) for text in _vanished(summary)]

@@ -154,3 +154,29 @@ def test_bits_that_are_not_told(tmp_path, match, told):
     line = iptrec("why", tmp_path / "t.db").stdout.partition("#1    -m")[2].partition("\n")[0]
     assert line
     assert ("<- no:" in line) == (told == "no")
+
+
+SAVED = """*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -j TRACE
+COMMIT
+*filter
+:INPUT DROP [0:0]
+-A INPUT -p tcp -j ACCEPT
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(("place", "table"), [("policy:2", "filter"), ("rule:1", None)])
+def test_rules_that_the_log_contradicts(tmp_path, place, table):
+    """No answer rests on a table of which the log tells a place that it does not have: it is left out."""
+    met = LINE.replace("raw:PREROUTING:policy:2", f"filter:INPUT:{place}")
+    (tmp_path / "v4").write_text(SAVED if table is None else SAVED.replace("-p tcp -j", "-j"))
+    (tmp_path / "log").write_text(f"{LINE}\n{met}\n")
+    done = iptrec("import", tmp_path / "log", "--ruleset", tmp_path / "v4", "-o", tmp_path / "t.db")
+    said = "table filter of" in done.stderr and "filter:INPUT:rule:1" not in done.stderr
+    assert said == (table is not None)
+    (packet,) = map(json.loads, iptrec("show", "--json", tmp_path / "t.db").stdout.splitlines())
+    assert packet["verdict"] == ("ACCEPT" if table is None else "UNKNOWN")
+    assert packet["steps"][-1]["spec"] == ("-p tcp -j ACCEPT" if table is None else None)
+    assert ("table filter of" in iptrec("info", tmp_path / "t.db").stdout) == said
