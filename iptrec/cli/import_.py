@@ -127,8 +127,10 @@ def import_(
     ) as found:
         count, remarks = _record(source, found, output, snapshots, (links, names), force=force)
     if not quiet:
+        from iptrec.views.escape import printable
+
         remarks = [f"imported {counted(count, 'event')}: {output}", *remarks]
-        print(f"iptrec import: {'; '.join(remarks)}", file=sys.stderr)
+        print(f"iptrec import: {printable('; '.join(remarks))}", file=sys.stderr)
     return EXIT_DONE
 
 
@@ -149,7 +151,8 @@ def _record(
     events = iter(source)
     first = next(events, None)
     if first is None:
-        raise RecordingError(f"{path} holds no packet{': ' * bool(source.damage)}{source.damage}")
+        why = "; ".join(filter(None, [source.damage, *source.remarks]))
+        raise RecordingError(f"{path} holds no packet{': ' * bool(why)}{why}")
     listed = list(snapshots(source.kind, rulesets))
     facts = _facts(first.time_ns, source.snaplen)
     with Writer.create(output, facts, force=force) as writer:
