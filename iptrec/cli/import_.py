@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from iptrec.pasted.rulesets import Made
     from iptrec.pasted.sources import Source
     from iptrec.pcap.capture import Captured
+    from iptrec.recording.imported import Imported
     from iptrec.recording.rows import Facts
-    from iptrec.recording.writer import Writer
 
 _LARGEST = 64 << 20  # bytes of a ruleset
 _FAMILY = 16  # where a datagram of nflog has it (struct nfgenmsg)
@@ -144,9 +144,10 @@ def _record(
     force: bool,
 ) -> tuple[int, list[str]]:
     """Write the recording; how many events it has, and what is to be said of them."""
+    from iptrec.cli.output import built
     from iptrec.pasted.rulesets import snapshots
-    from iptrec.recording.rows import Loss
-    from iptrec.recording.writer import Writer
+    from iptrec.recording.home import clear_beside, require_room
+    from iptrec.recording.imported import Imported
 
     events = iter(source)
     first = next(events, None)
@@ -154,35 +155,30 @@ def _record(
         why = "; ".join(filter(None, [source.damage, *source.remarks]))
         raise RecordingError(f"{path} holds no packet{': ' * bool(why)}{why}")
     listed = list(snapshots(source.kind, rulesets))
-    facts = _facts(first.time_ns, source.snaplen)
-    with Writer.create(output, facts, force=force) as writer:
-        namespace = writer.add_namespace(None, 0)
-        stream = writer.add_stream(namespace, source.kind, source.detail)
-        copied = _copy(writer, stream, first, events)
-        listed, disproved = _in_force(listed, copied.sites)
-        remarks = [*disproved, *source.remarks]
-        if copied.cut:
-            are = "is" if copied.cut == 1 else "are"
-            remarks.append(f"{copied.cut:,} of them {are} cut (tcpdump -s 0 keeps them whole)")
-        if source.damage:
-            remarks.append(f"{path} breaks off: {source.damage}")
-        if remarks:
-            writer.describe(stream, {**source.detail, "remarks": remarks})
-        for made in (*listed, *source.rulesets):
-            writer.add_snapshot(
-                namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
-            )
-        with writer.together():
-            for one in source.lost:
-                writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
-        given, names = links
-        if names := {**source.links, **names}:
-            found = [{"index": index, "name": name} for index, name in sorted(names.items())]
-            content = json.dumps(found).encode()
-            writer.add_snapshot(
-                namespace, "links", first.time_ns, given or path, content, media="json"
-            )
-        writer.close(copied.last_ns, "imported")
+    require_room(output, force=force)
+    with built(str(output), [], force=force) as draft:
+        with Imported(draft) as made:
+            copied = _copy(made, first, events)
+            listed, disproved = _in_force(listed, copied.sites)
+            for one in (*listed, *source.rulesets):
+                made.add_snapshot(one.kind, first.time_ns, one.path, one.content, one.media)
+            for lost in source.lost:
+                made.add_loss(*lost)
+            given, names = links
+            if names := {**source.links, **names}:
+                found = [{"index": index, "name": name} for index, name in sorted(names.items())]
+                content = json.dumps(found).encode()
+                made.add_snapshot("links", first.time_ns, given or path, content, "json")
+            remarks = [*disproved, *source.remarks]
+            if copied.cut:
+                are = "is" if copied.cut == 1 else "are"
+                remarks.append(f"{copied.cut:,} of them {are} cut (tcpdump -s 0 keeps them whole)")
+            if source.damage:
+                remarks.append(f"{path} breaks off: {source.damage}")
+            facts = _facts(first.time_ns, copied.last_ns, source.snaplen)
+            detail = {**source.detail, "remarks": remarks} if remarks else source.detail
+            made.finish(facts, source.kind, detail)
+        clear_beside(output)
     return copied.events, remarks
 
 
@@ -195,22 +191,18 @@ class _Copied(NamedTuple):
     sites: set[tuple[int, bytes]]
 
 
-def _copy(writer: Writer, stream: int, first: Captured, others: Iterator[Captured]) -> _Copied:
+def _copy(made: Imported, first: Captured, others: Iterator[Captured]) -> _Copied:
     """All datagrams."""
-    import numpy as np
-
-    from iptrec.recording.rows import Loss
-
     count = cut = 0
     last_ns = first.time_ns
     sites: set[tuple[int, bytes]] = set()
     for one in itertools.chain([first], others):
         if (said := _PREFIX.search(one.datagram)) and len(sites) < _MOST_SITES:
             sites.add((one.datagram[_FAMILY], said[1]))
-        writer.append(stream, one.time_ns, np.array([len(one.datagram)], np.uint32), one.datagram)
+        made.append(one.time_ns, one.datagram)
         if not one.whole:
             if not cut:
-                writer.add_loss(Loss(stream, one.time_ns, one.time_ns, None, "truncated"))
+                made.add_loss(one.time_ns, one.time_ns, None, "truncated")
             cut += 1
         count += 1
         last_ns = max(last_ns, one.time_ns)
@@ -235,7 +227,7 @@ def _in_force(listed: list[Made], sites: set[tuple[int, bytes]]) -> tuple[list[M
     return kept, said
 
 
-def _facts(started_ns: int, snaplen: int) -> Facts:
+def _facts(started_ns: int, stopped_ns: int, snaplen: int) -> Facts:
     from iptrec.recording.rows import Facts
     from iptrec.version import __version__
 
@@ -251,6 +243,9 @@ def _facts(started_ns: int, snaplen: int) -> Facts:
         snaplen=snaplen,
         started_ns=started_ns,
         started_monotonic_ns=0,
+        stopped_ns=stopped_ns,
+        stop_reason="imported",
+        closed=True,
     )
 
 

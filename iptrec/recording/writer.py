@@ -77,8 +77,11 @@ class Writer:
         self.path = home.path
         self.keeps = True
         self.pace = Pace()
-        self.datagrams = self.raw_bytes = 0
-        self.stored_bytes = self.snapshot_bytes = self.size = 0
+        self.datagrams = 0
+        self.raw_bytes = 0
+        self.stored_bytes = 0
+        self.snapshot_bytes = 0
+        self.size = 0
         self._together = False
         self._event_streams: set[int] = set()
         self._stores_events = self._holds_events = False  # not committed perhaps; committed
@@ -138,12 +141,6 @@ class Writer:
             self._event_streams.add(stream)
         self._ring.add_stream(stream, kind)
         return stream
-
-    def describe(self, stream: int, detail: dict[str, Any]) -> None:
-        """Replace a stream's detail by what is known of it in the end."""
-        with self._transaction():
-            found = (json.dumps(detail), stream)
-            self._connection.execute("UPDATE stream SET detail = ? WHERE id = ?", found)
 
     def add_snapshot(
         self,
