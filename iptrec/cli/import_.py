@@ -23,8 +23,8 @@ from iptrec.names import AF_INET, AF_INET6, FAMILIES, counted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.pasted.opened import Opened
     from iptrec.pasted.rulesets import Made
-    from iptrec.pasted.sources import Source
     from iptrec.pcap.capture import Captured
     from iptrec.recording.imported import Imported
     from iptrec.recording.rows import Facts
@@ -136,7 +136,7 @@ def import_(
 
 def _record(
     path: str,
-    source: Source,
+    found: Opened,
     output: Path,
     rulesets: dict[str, tuple[str, bytes]],
     links: tuple[str, dict[int, str]],
@@ -149,6 +149,7 @@ def _record(
     from iptrec.recording.home import clear_beside, require_room
     from iptrec.recording.imported import Imported
 
+    source = found.source
     events = iter(source)
     first = next(events, None)
     if first is None:
@@ -166,10 +167,10 @@ def _record(
                 made.add_loss(*lost)
             given, names = links
             if names := {**source.links, **names}:
-                found = [{"index": index, "name": name} for index, name in sorted(names.items())]
-                content = json.dumps(found).encode()
+                named = [{"index": index, "name": name} for index, name in sorted(names.items())]
+                content = json.dumps(named).encode()
                 made.add_snapshot("links", first.time_ns, given or path, content, "json")
-            remarks = [*disproved, *source.remarks]
+            remarks = [*disproved, *source.remarks, *found.others()]
             if copied.cut:
                 are = "is" if copied.cut == 1 else "are"
                 remarks.append(f"{copied.cut:,} of them {are} cut (tcpdump -s 0 keeps them whole)")

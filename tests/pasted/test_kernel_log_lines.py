@@ -257,3 +257,13 @@ def test_addresses_that_were_masked(tmp_path):
     said = f"1 line of TRACE could not be read and is left out; of the first one: {why}"
     assert said in done.stderr
     assert said in " ".join(iptrec("info", made).stdout.split())
+
+
+def test_lines_of_several_kinds(tmp_path):
+    """One file is read as one kind: how many lines of another one it has is told, also by `info`."""
+    other = "trace id 1f2e3d4c inet fw input rule accept (verdict accept)"
+    said = "2 lines of another kind left out: lines of nft monitor trace (--from nft-monitor)"
+    (tmp_path / "log").write_text(f"{LINE}\n{other}\n{SECOND}\n{other}\n")
+    done = iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db")
+    assert done.stderr == f"iptrec import: imported 2 events: {tmp_path}/t.db; {said}\n"
+    assert said in " ".join(iptrec("info", tmp_path / "t.db").stdout.split())
