@@ -18,6 +18,7 @@ from iptrec.names import HOOKS, counted
 from iptrec.pasted import nflog
 from iptrec.pasted.log_fields import CutError, parsed
 from iptrec.pasted.log_lines import LONGEST, events, is_line
+from iptrec.pasted.log_rules import LogRules
 from iptrec.pasted.packet import built, family
 from iptrec.pasted.prefixes import Times
 from iptrec.pasted.repeated import Repeated
@@ -81,6 +82,7 @@ class Lines:
         self._times = Times(given.changed_ns)
         self._hooks = _Hooks()
         self._repeated = Repeated()
+        self._log_rules = LogRules(given.rulesets)
         self._last_ns = 0
 
     @property
@@ -101,6 +103,11 @@ class Lines:
         if self.shortened:
             are = "is" if self.shortened == 1 else "are"
             said.append(f"{counted(self.shortened, 'line')} {are} cut off in the packet's fields")
+        if others := self._log_rules.left_out:
+            are = "is" if others == 1 else "are"
+            said.append(
+                f"{counted(others, 'line')} {are} of a LOG rule whose prefix looks like TRACE, and left out"
+            )
         if again := self._repeated.left_out:
             are = "is" if again == 1 else "are"
             said.append(f"{counted(again, 'line')} that came again {are} left out")
@@ -134,19 +141,23 @@ class Lines:
                 continue
             self._last_ns = time_ns
             try:
-                yield Captured(time_ns, self._datagram(place, rest))
+                if datagram := self._datagram(place, rest):
+                    yield Captured(time_ns, datagram)
             except CutError as error:
                 self.why = self.why or str(error)[:_LONGEST_WHY]
                 self.cut += 1
                 lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
 
     def _datagram(self, place: bytes, rest: bytes) -> bytes:
+        """Empty for a line that TRACE did not write."""
         if not place:
             raise CutError("it does not tell table, chain and rule, and then IN=")
         found = _INTERFACES.fullmatch(rest[:LONGEST].decode("utf-8", "backslashreplace"))
         if found is None:
             raise CutError("it is cut off before it tells a packet")
         line, payload = _packet(found["packet"])
+        if self._log_rules.wrote(place, line.packet):
+            return b""
         self.shortened += not line.whole
         table, _, chain = place.rpartition(b":")[0].rpartition(b":")[0].partition(b":")
         name = table.decode("ascii", "replace")

@@ -267,3 +267,20 @@ def test_lines_of_several_kinds(tmp_path):
     done = iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db")
     assert done.stderr == f"iptrec import: imported 2 events: {tmp_path}/t.db; {said}\n"
     assert said in " ".join(iptrec("info", tmp_path / "t.db").stdout.split())
+
+
+@pytest.mark.parametrize("prefix", ['"TRACE: filter:INPUT:rule:1 "', "TRACE:"])
+def test_a_rule_that_logs_lines_like_those_of_trace(prefix):
+    """The line behind that of such a rule, of the same packet, is the rule's own."""
+    logs = f"-A INPUT -p tcp -j LOG --log-prefix {prefix}"
+    saved = f"*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp\n{logs}\nCOMMIT\n"
+    at = [LINE.replace("raw:PREROUTING:policy:2", f"filter:INPUT:rule:{n}") for n in (1, 2)]
+    other = at[0].replace("SPT=1000", "SPT=1001")
+    logged = (
+        at[0].replace("SEQ=100 ACK=0 ", "").replace("OPT (020405B40402080A0000000000000000) ", "")
+    )
+    lines = [at[0], at[1], other, logged, at[0]]
+    given = Given({}, {"iptables-save": saved.encode()}, 0)
+    source = KernelLog().read([one.encode() for one in lines], given)
+    assert len(list(source)) == (4 if '"' in prefix else 5)
+    assert ("1 line is of a LOG rule" in "; ".join(source.remarks)) == ('"' in prefix)
