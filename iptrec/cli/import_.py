@@ -6,28 +6,33 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import stat
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from iptrec.cli.record import require_file
 from iptrec.cli.record_options import Force
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError, strerror
-from iptrec.names import FAMILIES, counted
+from iptrec.names import AF_INET, AF_INET6, FAMILIES, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.pasted.sources import Source
+    from iptrec.pasted.opened import Opened
+    from iptrec.pasted.rulesets import Made
     from iptrec.pcap.capture import Captured
+    from iptrec.recording.imported import Imported
     from iptrec.recording.rows import Facts
-    from iptrec.recording.writer import Writer
 
 _LARGEST = 64 << 20  # bytes of a ruleset
+_FAMILY = 16  # where a datagram of nflog has it (struct nfgenmsg)
+_PREFIX = re.compile(rb"\x0a\x00(TRACE: [^\0]{1,127})\0")  # the attribute NFULA_PREFIX
+_MOST_SITES = 1 << 16
 _SOURCES = (
     "capture",
     "kernel-log",
@@ -120,81 +125,110 @@ def import_(
     with opened(
         source, kind or None, {name: one for one, name in names.items()}, contents
     ) as found:
-        count, cut = _record(source, found, output, snapshots, (links, names), force=force)
+        count, remarks = _record(source, found, output, snapshots, (links, names), force=force)
     if not quiet:
-        remarks = [f"imported {counted(count, 'event')}: {output}", *found.remarks]
-        if cut:
-            remarks.append(f"{cut:,} of them are cut (tcpdump -s 0 keeps them whole)")
-        if found.damage:
-            remarks.append(f"{source} breaks off: {found.damage}")
-        print(f"iptrec import: {'; '.join(remarks)}", file=sys.stderr)
+        from iptrec.views.escape import printable
+
+        remarks = [f"imported {counted(count, 'event')}: {output}", *remarks]
+        print(f"iptrec import: {printable('; '.join(remarks))}", file=sys.stderr)
     return EXIT_DONE
 
 
 def _record(
     path: str,
-    source: Source,
+    found: Opened,
     output: Path,
     rulesets: dict[str, tuple[str, bytes]],
     links: tuple[str, dict[int, str]],
     *,
     force: bool,
-) -> tuple[int, int]:
-    """Write the recording; how many events it has, and how many of them are cut."""
+) -> tuple[int, list[str]]:
+    """Write the recording; how many events it has, and what is to be said of them."""
+    from iptrec.cli.output import built
     from iptrec.pasted.rulesets import snapshots
-    from iptrec.recording.rows import Loss
-    from iptrec.recording.writer import Writer
+    from iptrec.recording.home import clear_beside, require_room
+    from iptrec.recording.imported import Imported
 
+    source = found.source
     events = iter(source)
     first = next(events, None)
     if first is None:
-        raise RecordingError(f"{path} holds no packet{': ' * bool(source.damage)}{source.damage}")
+        why = "; ".join(filter(None, [source.damage, *source.remarks]))
+        raise RecordingError(f"{path} holds no packet{': ' * bool(why)}{why}")
     listed = list(snapshots(source.kind, rulesets))
-    facts = _facts(first.time_ns, source.snaplen)
-    with Writer.create(output, facts, force=force) as writer:
-        namespace = writer.add_namespace(None, 0)
-        stream = writer.add_stream(namespace, source.kind, source.detail)
-        count, last_ns, cut = _copy(writer, stream, first, events)
-        for made in (*listed, *source.rulesets):
-            writer.add_snapshot(
-                namespace, made.kind, first.time_ns, made.path, made.content, media=made.media
-            )
-        with writer.together():
-            for one in source.lost:
-                writer.add_loss(Loss(stream, one.first_ns, one.last_ns, one.events, one.how))
-        given, names = links
-        if names := {**source.links, **names}:
-            found = [{"index": index, "name": name} for index, name in sorted(names.items())]
-            content = json.dumps(found).encode()
-            writer.add_snapshot(
-                namespace, "links", first.time_ns, given or path, content, media="json"
-            )
-        writer.close(last_ns, "imported")
-    return count, cut
+    require_room(output, force=force)
+    with built(str(output), [], force=force) as draft:
+        with Imported(draft) as made:
+            copied = _copy(made, first, events)
+            listed, disproved = _in_force(listed, copied.sites)
+            for one in (*listed, *source.rulesets):
+                made.add_snapshot(one.kind, first.time_ns, one.path, one.content, one.media)
+            for lost in source.lost:
+                made.add_loss(*lost)
+            given, names = links
+            if names := {**source.links, **names}:
+                named = [{"index": index, "name": name} for index, name in sorted(names.items())]
+                content = json.dumps(named).encode()
+                made.add_snapshot("links", first.time_ns, given or path, content, "json")
+            remarks = [*disproved, *source.remarks, *found.others()]
+            if copied.cut:
+                are = "is" if copied.cut == 1 else "are"
+                remarks.append(f"{copied.cut:,} of them {are} cut (tcpdump -s 0 keeps them whole)")
+            if source.damage:
+                remarks.append(f"{path} breaks off: {source.damage}")
+            facts = _facts(first.time_ns, copied.last_ns, source.snaplen)
+            detail = {**source.detail, "remarks": remarks} if remarks else source.detail
+            made.finish(facts, source.kind, detail)
+        clear_beside(output)
+    return copied.events, remarks
 
 
-def _copy(
-    writer: Writer, stream: int, first: Captured, others: Iterator[Captured]
-) -> tuple[int, int, int]:
-    """All datagrams; how many, the last one's time, and how many of them are cut."""
-    import numpy as np
+class _Copied(NamedTuple):
+    """How many events, the last one's time, how many are cut, and AF_* and prefix of those of nflog."""
 
-    from iptrec.recording.rows import Loss
+    events: int
+    last_ns: int
+    cut: int
+    sites: set[tuple[int, bytes]]
 
+
+def _copy(made: Imported, first: Captured, others: Iterator[Captured]) -> _Copied:
+    """All datagrams."""
     count = cut = 0
     last_ns = first.time_ns
+    sites: set[tuple[int, bytes]] = set()
     for one in itertools.chain([first], others):
-        writer.append(stream, one.time_ns, np.array([len(one.datagram)], np.uint32), one.datagram)
+        if (said := _PREFIX.search(one.datagram)) and len(sites) < _MOST_SITES:
+            sites.add((one.datagram[_FAMILY], said[1]))
+        made.append(one.time_ns, one.datagram)
         if not one.whole:
             if not cut:
-                writer.add_loss(Loss(stream, one.time_ns, one.time_ns, None, "truncated"))
+                made.add_loss(one.time_ns, one.time_ns, None, "truncated")
             cut += 1
         count += 1
         last_ns = max(last_ns, one.time_ns)
-    return count, last_ns, cut
+    return _Copied(count, last_ns, cut, sites)
 
 
-def _facts(started_ns: int, snaplen: int) -> Facts:
+def _in_force(listed: list[Made], sites: set[tuple[int, bytes]]) -> tuple[list[Made], list[str]]:
+    """The files without the tables that events contradict: of these no rule is known; what is to be said."""
+    from iptrec.pasted.rulesets import FAMILY_KINDS
+    from iptrec.rulesets.disproved import disproved, without
+
+    families = {FAMILY_KINDS["ipv4"]: AF_INET, FAMILY_KINDS["ipv6"]: AF_INET6}
+    kept, said = [], []
+    for made in listed:
+        of = {site for family, site in sites if family == families.get(made.kind)}
+        wrong = disproved(made.content, of) if of else {}
+        said += [
+            f"table {table} of {made.path} is not what these packets passed, and left out: they met {why}"
+            for table, why in wrong.items()
+        ]
+        kept.append(made._replace(content=without(made.content, wrong)) if wrong else made)
+    return kept, said
+
+
+def _facts(started_ns: int, stopped_ns: int, snaplen: int) -> Facts:
     from iptrec.recording.rows import Facts
     from iptrec.version import __version__
 
@@ -210,6 +244,9 @@ def _facts(started_ns: int, snaplen: int) -> Facts:
         snaplen=snaplen,
         started_ns=started_ns,
         started_monotonic_ns=0,
+        stopped_ns=stopped_ns,
+        stop_reason="imported",
+        closed=True,
     )
 
 

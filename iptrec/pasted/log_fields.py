@@ -144,7 +144,7 @@ class _Reader:
 
     def told(self) -> Told:
         if not {"source", "destination", "protocol"} <= self.found.keys():
-            raise CutError("the line is cut before it tells the protocol")
+            raise CutError("it is cut off before it tells the protocol")
         return Told(**self.found, extensions=tuple(self.extensions))
 
     def _cut(self) -> bool:

@@ -8,9 +8,10 @@ import stat
 import threading
 import time
 from itertools import chain
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import RecordingError, strerror
+from iptrec.names import counted
 from iptrec.pasted.kernel_log import KernelLog
 from iptrec.pasted.lines import lines
 from iptrec.pasted.nft_traces import NftMonitor, XtablesMonitor
@@ -18,7 +19,7 @@ from iptrec.pasted.sources import Given
 from iptrec.pcap.capture import Capture, open_to_read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from iptrec.pasted.sources import Source, Text
 
@@ -40,6 +41,11 @@ _OTHERS: Final = {
     b"\xfd7zXZ": "is compressed; give it to xzcat: xzcat FILE | iptrec import -",
     b"LPKSHHRH": "is a journal; journalctl reads it: journalctl --file FILE -k | iptrec import -",
 }
+_MARKS: Final = (
+    b"TRACE: ",
+    b"PACKET: ",
+    b"trace id ",
+)  # of a kind of text; few other lines have one
 _NO_EVENTS: Final = (
     "holds no TRACE line of the kernel, and no line of nft monitor trace or xtables-monitor --trace; was it"
     " written while TRACE rules of iptables-legacy matched? TRACE of iptables-nft and nftrace are never logged:"
@@ -47,10 +53,44 @@ _NO_EVENTS: Final = (
 )
 
 
+class Opened(NamedTuple):
+    """What a file is; ``others``: phrases for the user about lines of other kinds in it, once it is read."""
+
+    source: Source
+    others: Callable[[], Sequence[str]] = list
+
+
+class _OneKind:
+    """Lines of a text, of which those of another kind are counted: one file is read as one kind."""
+
+    def __init__(self, lines: Iterable[bytes], text: Text) -> None:
+        self._lines = lines
+        self._text = text
+        self._count = dict.fromkeys(TEXTS, 0)
+
+    def __iter__(self) -> Iterator[bytes]:
+        others = [one for one in TEXTS if one is not self._text]
+        for line in self._lines:
+            if any(one in line for one in _MARKS) and not self._text.is_line(line):
+                for text in others:
+                    if text.is_line(line):
+                        self._count[text] += 1
+                        break
+            yield line
+
+    def others(self) -> list[str]:
+        """How many there were."""
+        return [
+            f"{counted(count, 'line')} of another kind left out: {text.title} (--from {text.name})"
+            for text, count in self._count.items()
+            if count
+        ]
+
+
 @contextlib.contextmanager
 def opened(
     path: str, kind: str | None, links: Mapping[str, int], rulesets: Mapping[str, bytes]
-) -> Iterator[Source]:
+) -> Iterator[Opened]:
     """The source that a file is; "-" is stdin.
 
     ``kind``: of `KINDS`, None to find it out. ``links``: indexes of interfaces by name. ``rulesets``: contents
@@ -66,7 +106,7 @@ def opened(
         try:
             head, descriptor = _peeked(descriptor)
             if kind == CAPTURE or (kind is None and head.startswith(_CAPTURES)):
-                yield left.enter_context(Capture(path, descriptor))
+                yield Opened(left.enter_context(Capture(path, descriptor)))
                 return
             _check(path, head, descriptor)
             changed_ns = _changed_ns(descriptor)
@@ -76,7 +116,7 @@ def opened(
             raise RecordingError(f"cannot read {path}: {strerror(error)}") from None
 
 
-def _text(path: str, file: IO[bytes], kind: str | None, given: Given) -> Source:
+def _text(path: str, file: IO[bytes], kind: str | None, given: Given) -> Opened:
     """What reads a text, by the first line that one of them recognises, which is its first one."""
     found = lines(file)
     if kind is not None:
@@ -84,12 +124,17 @@ def _text(path: str, file: IO[bytes], kind: str | None, given: Given) -> Source:
         first = next((line for line in found if text.is_line(line)), None)
         if first is None:
             raise RecordingError(f"{path} holds no {text.title}")
-        return text.read(chain([first], found), given)
+        return _opened(text, chain([first], found), given)
     for line in found:
         for text in TEXTS:
             if text.is_line(line):
-                return text.read(chain([line], found), given)
+                return _opened(text, chain([line], found), given)
     raise RecordingError(f"{path} {_NO_EVENTS}")
+
+
+def _opened(text: Text, found: Iterator[bytes], given: Given) -> Opened:
+    watched = _OneKind(found, text)
+    return Opened(text.read(watched, given), watched.others)
 
 
 def _check(path: str, head: bytes, descriptor: int) -> None:

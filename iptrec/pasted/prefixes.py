@@ -23,6 +23,7 @@ _DAY_NS: Final = 86_400 * _NS
 _EARLIEST_NS: Final = 1_000  # 0 is no time
 _LATEST_NS: Final = 1 << 62
 _LEAP_YEARS: Final = 9  # within so many years there is a 29th of February
+_MICROSECONDS: Final = 6  # digits
 _SAME_BOOT_NS: Final = 3 * _NS  # so much syslog may be late, or the clock have been set
 _MONTHS: Final = {
     name: number
@@ -179,6 +180,20 @@ class Times:
         self._exact_ns = max(self._exact_ns, exact_ns)
         self._zone &= zone
         self._year &= year
+
+
+def exact(prefix: bytes) -> tuple[bytes, bool]:
+    """What a prefix tells to the microsecond, b"" if nothing, and whether no other line has that."""
+    if found := _KMSG.match(prefix):
+        return found[0], True
+    if found := _BOOT.search(prefix) or _UNIX.match(prefix):
+        return found[0].strip() if len(found[2]) >= _MICROSECONDS else b"", False
+    for form in _STAMPED:
+        if (found := form.search(prefix)) and len(
+            found.groupdict().get("fraction") or b""
+        ) >= _MICROSECONDS:
+            return found[0], False
+    return b"", False
 
 
 def _offset(zone: bytes) -> timedelta:

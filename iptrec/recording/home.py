@@ -251,8 +251,29 @@ def _missing(path: Path) -> str:
     return f"there is no directory {path.parent}; make it or use "
 
 
+def require_room(path: Path, *, force: bool) -> None:
+    """Raise `RecordingError` where no recording can be made, as `Home` does; nothing is changed."""
+    with creating(path), contextlib.closing(Place(path)) as place:
+        place.require_safe()
+        _in_the_way(place, force=force)
+
+
+def clear_beside(path: Path) -> None:
+    """Take away what SQLite has beside a recording that another one is about to replace: it is not of that."""
+    with creating(path), contextlib.closing(Place(path)) as place:
+        for name in _in_the_way(place, force=True):
+            if name != place.name:
+                place.unlink(name)
+
+
 def _make_room(place: Place, *, force: bool) -> None:
-    """What has our names goes (``force``), or is refused; never what is not a regular file."""
+    """What has our names goes (``force``), or is refused."""
+    for name in _in_the_way(place, force=force):
+        place.unlink(name)
+
+
+def _in_the_way(place: Place, *, force: bool) -> list[str]:
+    """What has our names; refused without ``force``, and where it is not a regular file, or being recorded."""
     names = [f"{place.name}{suffix}" for suffix in ("", *COMPANIONS)]
     found = {name: status for name in names if (status := place.status(name)) is not None}
     for name, status in found.items():
@@ -264,5 +285,4 @@ def _make_room(place: Place, *, force: bool) -> None:
         if name == place.name and at_work.is_recording(old):
             raise RecordingError(f"{old} is being recorded by another iptrec; use ", ANOTHER_OUTPUT)
         place.require_own(name)
-    for name in found:
-        place.unlink(name)
+    return list(found)

@@ -178,7 +178,7 @@ def _place(said: Prefix, table: str, hook: int, grammar: Grammar) -> Place:
     if builtin and said.chain in HOOKS:
         hook = HOOKS.index(said.chain)
     begins, rank = builtin and said.table == _RAW, int(said.table != _RAW)
-    if chain is None or not _may_say(said, chain):
+    if chain is None or not may_say(said, chain):
         effect: EffectKind = "return" if said.type == "return" else "unknown"
         return Place(
             hook, table, said.chain, said.rulenum, said.rulenum, False, builtin, False, None,
@@ -198,7 +198,7 @@ def _place(said: Prefix, table: str, hook: int, grammar: Grammar) -> Place:
     )  # fmt: skip
 
 
-def _may_say(said: Prefix, chain: Chain) -> bool:
+def may_say(said: Prefix, chain: Chain) -> bool:
     """Whether the kernel can call this place of the chain so (ip_tables.c, get_chainname_rulenum)."""
     if said.rulenum > len(chain.rules):
         return said.rulenum == len(chain.rules) + 1 and said.type != "rule"

@@ -178,7 +178,7 @@ def fact_rows(
         ("complete", f"no: {', '.join(flaws)}" if flaws else _whole(recording)),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
         ("packets", f"{summary.packets:,}{_copies(summary)}"),
-        *(("source", text) for text in rebuilt.sources(recording)),
+        *(("source", text) for text in (*rebuilt.sources(recording), *rebuilt.remarks(recording))),
         ("verdicts", ", ".join(verdicts) or "-"),
         ("protocols", _counted(_protocols(summary.protocols))),
         ("in > out", _counted(ways)),

@@ -73,6 +73,14 @@ def uncounted(recording: Recording) -> str:
     return f"whether events are missing is not known ({why})"
 
 
+def remarks(recording: Recording) -> Iterator[str]:
+    """What `import` had to say of its source."""
+    for stream in recording.streams:
+        said = stream.detail.get("remarks")
+        if isinstance(said, list):
+            yield from (printable(one) for one in said if isinstance(one, str))
+
+
 def times(recording: Recording) -> Iterator[str]:
     """How exact the times are."""
     for stream in _rebuilt(recording):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -184,6 +185,33 @@ def test_an_existing_recording_stays(tmp_path):
     done = iptrec("import", tmp_path / "c", "-o", tmp_path / "t.db")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert (tmp_path / "t.db").read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_what_is_replaced_stays_until_the_end(tmp_path, number):
+    """With --force the old recording has its name until the new one is whole; a signal leaves it."""
+    made = tmp_path / "t.db"
+    made.write_text("old")
+    (tmp_path / "t.db-wal").write_text("its log")
+    command = [sys.executable, "-m", "iptrec", "import", "-", "-o", made, "--force"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as run:
+        run.stdin.write(pcap([(1, 0, message())]))
+        run.stdin.flush()
+        until = time.monotonic() + 30
+        while not [*tmp_path.glob(".iptrec-*")] and time.monotonic() < until:
+            time.sleep(0.01)
+        assert [*tmp_path.glob(".iptrec-*")]
+        run.send_signal(number)
+        assert run.wait(30) != 0
+        assert b"Traceback" not in run.stderr.read()
+    assert made.read_text() == "old"
+    assert (tmp_path / "t.db-wal").read_text() == "its log"
+    left = {one.name for one in tmp_path.iterdir()} - {"t.db", "t.db-wal"}
+    assert not left or number == signal.SIGKILL
+    (tmp_path / "c").write_bytes(pcap([(1, 0, message())]))
+    assert iptrec("import", tmp_path / "c", "-o", made, "--force").returncode == 0
+    assert len(iptrec("show", "--json", made).stdout.splitlines()) == 1
+    assert not (tmp_path / "t.db-wal").exists()
 
 
 @pytest.mark.parametrize("output", ["c", "v4.rules", "links", "hard", "link", "stdin", "c-wal"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 
 import numpy as np
 import pytest
@@ -154,3 +155,132 @@ def test_bits_that_are_not_told(tmp_path, match, told):
     line = iptrec("why", tmp_path / "t.db").stdout.partition("#1    -m")[2].partition("\n")[0]
     assert line
     assert ("<- no:" in line) == (told == "no")
+
+
+SAVED = """*raw
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -j TRACE
+COMMIT
+*filter
+:INPUT DROP [0:0]
+-A INPUT -p tcp -j ACCEPT
+COMMIT
+"""
+
+
+@pytest.mark.parametrize(("place", "table"), [("policy:2", "filter"), ("rule:1", None)])
+def test_rules_that_the_log_contradicts(tmp_path, place, table):
+    """No answer rests on a table of which the log tells a place that it does not have: it is left out."""
+    met = LINE.replace("raw:PREROUTING:policy:2", f"filter:INPUT:{place}")
+    (tmp_path / "v4").write_text(SAVED if table is None else SAVED.replace("-p tcp -j", "-j"))
+    (tmp_path / "log").write_text(f"{LINE}\n{met}\n")
+    done = iptrec("import", tmp_path / "log", "--ruleset", tmp_path / "v4", "-o", tmp_path / "t.db")
+    said = "table filter of" in done.stderr and "filter:INPUT:rule:1" not in done.stderr
+    assert said == (table is not None)
+    (packet,) = map(json.loads, iptrec("show", "--json", tmp_path / "t.db").stdout.splitlines())
+    assert packet["verdict"] == ("ACCEPT" if table is None else "UNKNOWN")
+    assert packet["steps"][-1]["spec"] == ("-p tcp -j ACCEPT" if table is None else None)
+    assert ("table filter of" in iptrec("info", tmp_path / "t.db").stdout) == said
+
+
+SECOND = LINE.replace("raw:", "mangle:")
+STAMPED = f"Nov 30 10:00:00 fw kernel: [  100.000001] {LINE}"
+KMSG = f"4,7,100000001,-;{LINE}"
+DMESG = json.dumps({"dmesg": [{"pri": 4, "time": 3.25, "msg": LINE}]}, indent=3).replace(
+    "raw:PRE", r"raw:\"a\u00e9 \"PRE"
+)
+WRAPPED = "\n".join(textwrap.wrap(STAMPED, 50, break_on_hyphens=False)).replace(
+    "TRACE: ", "TRACE: \n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "events", "left_out", "alike"),
+    [
+        (f"{KMSG}\n{KMSG}", 1, 1, 0), (f"{KMSG}\n{KMSG[:150]}", 1, 1, 0),
+        (f"{KMSG}\n{KMSG.replace(',7,', ',8,')}", 2, 0, 0),
+        (f"{STAMPED}\n{STAMPED}", 1, 1, 0), (f"{STAMPED}\n{STAMPED.replace('Nov', 'Dec')}", 1, 1, 0),
+        (f"{STAMPED}\n{STAMPED.replace('000001]', '000002]')}", 2, 0, 0),
+        (f"{STAMPED}\n{STAMPED.replace('raw:', 'mangle:')}", 2, 0, 0),
+        (f"Nov 30 10:00:00 fw kernel: {LINE}\nNov 30 10:00:00 fw kernel: {LINE}", 2, 0, 1),
+        (f"Nov 30 10:00:00 fw kernel: {LINE}\nNov 30 10:00:01 fw kernel: {LINE}", 2, 0, 0),
+        (f"2026-11-30T10:00:00.123456+01:00 h kernel: {LINE}\n" * 3, 1, 2, 0),
+        (f"{LINE}\n{LINE}", 2, 0, 1),
+    ],
+)  # fmt: skip
+def test_lines_that_come_again(text, events, left_out, alike):
+    """What is certainly the same event is taken once; what may be it is told."""
+    found, source = read(*text.splitlines())
+    assert len(found.datagram) == events
+    said = "; ".join(source.remarks)
+    assert ("that came again" in said) == bool(left_out)
+    assert (f"{left_out} line" in said) == bool(left_out)
+    assert ("1 line is equal to an earlier one" in said) == bool(alike)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"\x1b[32m[    1.0] \x1b[0m\x1b[33mTRACE: \x1b[0m\x1b[1m{LINE[7:]}\x1b[0m",
+        LINE.replace("TRACE", "\x1b[01;31m\x1b[KTRACE\x1b[m\x1b[K"),
+        LINE.replace(" ", "\t"), LINE.replace(" ", "\u00a0"), LINE.replace(" ", "  "),
+        LINE.replace("02:00:00:00:00:02", "XX:XX:XX:XX:XX:XX"), WRAPPED, DMESG,
+    ],
+    ids=["dmesg", "grep", "tabs", "nbsp", "blanks", "mac", "wrapped", "json"],
+)  # fmt: skip
+def test_what_becomes_of_a_text(tmp_path, text):
+    """Colours, blanks, hidden MAC addresses, lines that a mail wrapped: the same event."""
+    (tmp_path / "log").write_text(f"{text}\n")
+    done = iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db")
+    assert "imported 1 event:" in done.stderr
+    (packet,) = map(json.loads, iptrec("show", "--json", tmp_path / "t.db").stdout.splitlines())
+    (step,) = packet["steps"]
+    chain = '"aé "PREROUTING' if text is DMESG else "PREROUTING"
+    assert (step["table"], step["chain"], packet["in"]) == ("raw", chain, "eth0")
+    assert packet["header"]["sport"] == 1000
+    if text is DMESG:
+        assert packet["time_ns"] == 3_250_000_000
+
+
+def test_addresses_that_were_masked(tmp_path):
+    """The answer says how many lines could not be read, and why the first one."""
+    log, made = tmp_path / "log", tmp_path / "t.db"
+    masked = LINE.replace("10.0.0.1", "x.x.x.x")
+    log.write_text(f"{masked}\n{masked.replace('raw', 'nat')}\n")
+    done = iptrec("import", log, "-o", made)
+    why = "'x.x.x.x' does not appear to be an IPv4 or IPv6 address"
+    said = "2 lines of TRACE could not be read and are left out; of the first one"
+    assert done.stderr == f"iptrec: {log} holds no packet: {said}: {why}\n"
+    assert (done.returncode, made.exists()) == (2, False)
+    log.write_text(f"{masked}\n{SECOND}\n")
+    done = iptrec("import", log, "-o", made)
+    said = f"1 line of TRACE could not be read and is left out; of the first one: {why}"
+    assert said in done.stderr
+    assert said in " ".join(iptrec("info", made).stdout.split())
+
+
+def test_lines_of_several_kinds(tmp_path):
+    """One file is read as one kind: how many lines of another one it has is told, also by `info`."""
+    other = "trace id 1f2e3d4c inet fw input rule accept (verdict accept)"
+    said = "2 lines of another kind left out: lines of nft monitor trace (--from nft-monitor)"
+    (tmp_path / "log").write_text(f"{LINE}\n{other}\n{SECOND}\n{other}\n")
+    done = iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db")
+    assert done.stderr == f"iptrec import: imported 2 events: {tmp_path}/t.db; {said}\n"
+    assert said in " ".join(iptrec("info", tmp_path / "t.db").stdout.split())
+
+
+@pytest.mark.parametrize("prefix", ['"TRACE: filter:INPUT:rule:1 "', "TRACE:"])
+def test_a_rule_that_logs_lines_like_those_of_trace(prefix):
+    """The line behind that of such a rule, of the same packet, is the rule's own."""
+    logs = f"-A INPUT -p tcp -j LOG --log-prefix {prefix}"
+    saved = f"*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp\n{logs}\nCOMMIT\n"
+    at = [LINE.replace("raw:PREROUTING:policy:2", f"filter:INPUT:rule:{n}") for n in (1, 2)]
+    other = at[0].replace("SPT=1000", "SPT=1001")
+    logged = (
+        at[0].replace("SEQ=100 ACK=0 ", "").replace("OPT (020405B40402080A0000000000000000) ", "")
+    )
+    lines = [at[0], at[1], other, logged, at[0]]
+    given = Given({}, {"iptables-save": saved.encode()}, 0)
+    source = KernelLog().read([one.encode() for one in lines], given)
+    assert len(list(source)) == (4 if '"' in prefix else 5)
+    assert ("1 line is of a LOG rule" in "; ".join(source.remarks)) == ('"' in prefix)

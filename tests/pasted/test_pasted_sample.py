@@ -217,7 +217,7 @@ def test_the_newest_line_first(imported, tmp_path):
     done = iptrec(
         "import", tmp_path / "log", "-o", tmp_path / "r.db", "--ruleset", DATA / "v4.rules"
     )
-    assert "times are before that of the line before (journalctl -r?)" in done.stderr
+    assert "lines have times before that of the previous line (journalctl -r?)" in done.stderr
     complete = {
         one: fate
         for one, fate in fates(tmp_path / "r.db").items()
