@@ -15,6 +15,7 @@ from iptrec.cli.follower import (
     Parent,
     Tally,
     give_up_rights,
+    kept_alive,
     look_as_nobody,
     tell_tally,
     while_read,
@@ -175,13 +176,16 @@ def pcapng(
         recording, chosen, index=index, jobs=jobs, quiet=quiet, grows=follow, held=held
     ) as asked:
         rows = asked.recording.rows
-        with exported(output, every, force=force, mode=mode, grows=follow) as stream:
+        # Beside a recorder, stdout is what --output names.
+        to, called = (output, "stdout") if held is None else ("-", output)
+        with exported(to, every, force=force, mode=mode, grows=follow, called=called) as stream:
             kinds = {one.kind for one in rows.streams}
             capture = Capture(rows.facts, link, kinds, verdicts=epb_verdict)
             what: Content = "stages" if stages else "events" if events else "packets"
             give_up_rights(held, parent)
-            ticks = while_read(asked.recording.ticks(), stream) if follow else None
-            for blocks in section(capture, rows, asked.packets, what, ticks):
+            ticks = while_read(asked.recording.ticks(), stream)
+            live = kept_alive(ticks, stream, capture.alive) if follow else None
+            for blocks in section(capture, rows, asked.packets, what, live):
                 stream.write(blocks)
                 if follow:
                     stream.flush()

@@ -71,17 +71,18 @@ def exported(
     mode: str = "",
     grows: bool = False,
     option: str = "--output",
+    called: str = "stdout",
 ) -> Iterator[BinaryIO]:
     """A stream of bytes to a file, which is there whole or not at all; or to stdout for "-".
 
-    ``grows``: see `opened`. ``option``: that names it.
+    ``grows``: see `opened`. ``option``: that names it. ``called``: what stdout is called in an error.
     """
     from iptrec.files import Draft
 
     if output == "-":
         if sys.stdout.isatty():
             raise UsageError(f"{option} - would write bytes to the terminal; use a pipe or a file")
-        with _stdout():
+        with _stdout("stdout" if called == "-" else called):
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         return
@@ -222,7 +223,7 @@ def mode_of(text: str) -> int | None:
 
 
 @contextlib.contextmanager
-def _stdout() -> Iterator[None]:
+def _stdout(called: str = "stdout") -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -230,7 +231,7 @@ def _stdout() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # as head closes it; there is nothing to be said
             raise SystemExit(_EXIT_PIPE) from None
-        raise RecordingError(f"cannot write to stdout: {strerror(error)}") from None
+        raise RecordingError(f"cannot write to {called}: {strerror(error)}") from None
 
 
 def width(output: str) -> int | None:

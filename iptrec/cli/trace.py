@@ -139,7 +139,7 @@ def trace(
                 )
             stdout = stack.enter_context(_capture(pcapng, path, force=force))
             told = "--epb-verdict" if epb_verdict else "--no-epb-verdict"
-            viewer = Follower([*wanted, "-o", "-", told], ["export", "pcapng"])
+            viewer = Follower([*wanted, f"--output={pcapng}", told], ["export", "pcapng"])
         else:
             viewer = Follower(
                 [

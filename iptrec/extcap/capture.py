@@ -45,7 +45,7 @@ def capture(
             if wake.stop:
                 return EXIT_DONE  # nobody is to be asked any more
         else:
-            raise HostError(rights.NONE)
+            raise HostError(rights.none())
     if status < 0 or (wake.stop and status == _EXIT_TERMINATED):
         if wake.stop:
             return EXIT_DONE  # before it had begun

@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError, strerror
@@ -19,16 +22,11 @@ from iptrec.kernel import privileges, process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 # sudo(8): 1 where it may not, or would have to ask; nothing of ours ends so. pkexec(1): 126, 127.
 _REFUSED: Final = {"sudo": frozenset({1}), "pkexec": frozenset({126, 127})}
 _WITHOUT_ASKING: Final = {"sudo": ("-n", "--"), "pkexec": ("--disable-internal-agent",)}
 _NAMESPACE: Final = re.compile(r"/proc/[0-9]+/ns/net|/run/netns/[^/]+|/run/docker/netns/[^/]+")
-NONE: Final = (
-    "capturing needs root: have sudo or polkit allow you `iptrec extcap capture` (see iptrec extcap --help), or"
-    " run: sudo iptrec trace --pcapng - | wireshark -k -i -"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +49,22 @@ def ways(arguments: Sequence[str]) -> list[Way]:
     return found
 
 
+def none() -> str:
+    """What to do where none of them works."""
+    return (
+        f"capturing needs root: have sudo or polkit allow you `{shlex.join(_installed())} extcap capture` (see"
+        " iptrec extcap --help), or run: sudo iptrec trace --pcapng - | wireshark -k -i -"
+    )
+
+
 def _installed() -> list[str]:
-    """The iptrec that rules of sudo and polkit name: the system's. Else this one, for who may run anything."""
-    found = shutil.which("iptrec", path=":".join(process.SYSTEM))
-    return [found] if found else process.iptrec()
+    """The iptrec that rules of sudo and polkit name: the system's, else that of this environment.
+
+    Without either, as it runs now, for who may run anything.
+    """
+    beside = Path(sys.executable).with_name("iptrec")
+    found = shutil.which("iptrec", path=":".join(process.SYSTEM)) or shutil.which(beside)
+    return [str(found)] if found else process.iptrec()
 
 
 def take_caller() -> None:

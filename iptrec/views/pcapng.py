@@ -213,6 +213,11 @@ class Capture:
         )
         return b"".join([*found, blocks.buffer.data])
 
+    def alive(self, now_ns: int) -> bytes:
+        """Statistics in between, of a time (epoch, ns): what can be written where there is no packet."""
+        body = struct.pack("<I", self._numbers[self._lossy]) + split(now_ns) + bytes(4)
+        return block(STATISTICS, body)
+
     def end(self, losses: Sequence[Loss], facts: Facts) -> bytes:
         """The interfaces' statistics. What was lost has an interface of its own: its packets are not known.
 

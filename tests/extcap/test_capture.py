@@ -79,7 +79,7 @@ def test_no_way_is_tried_after_the_end():
 def test_no_way_is_left(ways):
     status, printed, said = ended(started(*ways))
     assert (status, printed) == (1, "")
-    assert said == f"error: {rights.NONE}\n"
+    assert said == f"error: {rights.none()}\n"
     assert said.count("\n") == 1
 
 

@@ -110,7 +110,6 @@ def test_it_is_what_an_export_has(lab, backend, tmp_path):
     kinds = [kind for kind, _ in found]
     assert kinds[0] == SECTION
     assert set(kinds[-kinds.count(INTERFACE) :]) == {STATISTICS}
-    assert kinds.count(STATISTICS) == kinds.count(INTERFACE)
     assert b"no event was lost; closed cleanly" in found[-kinds.count(INTERFACE)][1]
     info = subprocess.run(["capinfos", live], capture_output=True, check=True)
     assert info.stderr == b""
@@ -189,6 +188,26 @@ def test_beside_a_recorder(lab, backend, tmp_path):
     rest, _ = ending.communicate(timeout=60)
     assert {kind for kind, _ in blocks(rest)} == {STATISTICS}
     assert ending.returncode == 0
+
+
+def test_a_reader_behind_another_one(lab, backend):
+    """As ssh: it learns that nobody reads what it passes on when it writes, so it is given something."""
+    child = tracing(lab, backend, "--pcapng", "-")
+    with subprocess.Popen(["cat"], stdin=child.stdout, stdout=subprocess.PIPE) as passing:
+        child.stdout.close()
+        read(passing.stdout, SECTION)
+        passing.stdout.close()
+        child.wait(timeout=60)
+    assert not traced(lab)
+
+
+def test_a_full_disk(lab, backend):
+    """It is named; the rules are gone."""
+    words = ["trace", "--backend", backend, "--pcapng", "/dev/full", FILTER]
+    done = lab.run([*IPTREC, *words], check=False)
+    assert done.returncode == 2
+    assert "iptrec: cannot write to /dev/full: No space left on device\n" in done.stderr
+    assert not traced(lab)
 
 
 def test_a_selection(lab, backend, tmp_path):
