@@ -17,6 +17,7 @@ from iptrec.answers import packets as answers
 from iptrec.answers import select
 from iptrec.errors import TIMEOUT
 from iptrec.packets.model import Traversal
+from iptrec.recording import at_work
 from iptrec.recording.hosts import of_namespace
 
 if TYPE_CHECKING:
@@ -366,9 +367,10 @@ class Recording:
 
     def ticks(self) -> Iterator[int]:
         """The time (ns since 1970), again and again, until the recording is closed or its recorder is gone."""
-        while self.running is not False:
-            yield time.time_ns()
-            self.reader.wait(_POLL_S)
+        with at_work.following(self.path):
+            while self.running is not False:
+                yield time.time_ns()
+                self.reader.wait(_POLL_S)
 
     def _selection(self, words: str | None, conditions: Select) -> Selection:
         self.require_open()

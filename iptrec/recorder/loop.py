@@ -115,6 +115,7 @@ class Loop:
             progress.elapsed_ns = now - self._started
             if now - self._reported_ns >= _PROGRESS_NS:
                 progress.file_bytes = self._writer.stored_bytes
+                self._writer.pace.followed = self._options.followed or self._writer.followed
                 self._report.tell()
                 self._reported_ns = now
             progress.reason = progress.reason or self._wake.stopped() or self._limit()
@@ -135,7 +136,7 @@ class Loop:
             if fetched < batches.SLOTS:
                 time.sleep(pause_s)
             return
-        end = time.monotonic() + (_FOLLOWED_S if self._options.followed else _TOGETHER_S)
+        end = time.monotonic() + (_FOLLOWED_S if self._writer.pace.followed else _TOGETHER_S)
         if not self._streams.pressing:
             time.sleep(pause_s)
         while time.monotonic() < end and not self._streams.pressing:

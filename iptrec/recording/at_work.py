@@ -1,7 +1,7 @@
-"""Whether the recorder of a file is still at work: it holds a lock, which ends with it, however that ends.
+"""Whether the recorder of a file is still at work, and whether somebody follows it: each holds a lock.
 
-The lock is of its open file description (F_OFD_SETLK, fcntl(2)) and of one byte far behind those that SQLite
-locks: neither is in the other's way, and who asks locks nothing.
+Locks end with who holds them, however that ends. They are of an open file description (F_OFD_SETLK, fcntl(2)),
+of one byte each, far behind those that SQLite locks: nobody is in another's way, and who asks locks nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 # Beside a recording; SQLite never opens it, so that anybody may open and close it.
 COMPANION: Final = "-journal"
 _BYTE: Final = 1 << 62
+_FOLLOWED: Final = _BYTE + 1  # shared by all who follow
 _FLOCK: Final = "hhqqi0q"  # struct flock: type, whence, start, length, process
 
 
@@ -40,11 +42,34 @@ def is_held(descriptor: int) -> bool | None:
     return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
 
 
+@contextlib.contextmanager
+def following(path: Path) -> Iterator[None]:
+    """Let a recording's recorder know that somebody waits for what it writes, where that can be told."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import fcntl  # noqa: PLC0415 - not everywhere
+
+            found = _open(path)
+            stack.callback(os.close, found)
+            if stat.S_ISREG(os.fstat(found).st_mode):
+                fcntl.fcntl(found, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK, _FOLLOWED))
+        yield
+
+
+def is_followed(descriptor: int) -> bool:
+    """Whether somebody does; ``descriptor``: of what the recorder keeps beside it."""
+    import fcntl  # noqa: PLC0415 - not where recordings are only read
+
+    with contextlib.suppress(OSError):
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, _FOLLOWED))
+        return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
+    return False
+
+
 def is_recording(path: Path) -> bool | None:
     """Whether a recording's recorder is at work, by what it keeps beside; None where that cannot be told."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path.with_name(path.name + COMPANION), flags)
+        descriptor = _open(path)
     except FileNotFoundError:
         return False
     except OSError:
@@ -56,5 +81,11 @@ def is_recording(path: Path) -> bool | None:
         os.close(descriptor)
 
 
-def _lock(kind: int) -> bytes:
-    return struct.pack(_FLOCK, kind, os.SEEK_SET, _BYTE, 1, 0)
+def _open(path: Path) -> int:
+    """What is kept beside a recording."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path.with_name(path.name + COMPANION), flags)
+
+
+def _lock(kind: int, byte: int = _BYTE) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0)

@@ -68,6 +68,11 @@ class Home:
         return self._draft.in_place
 
     @property
+    def followed(self) -> bool:
+        """Whether somebody waits for what is written."""
+        return at_work.is_followed(self._companions[f"{self.path.name}{at_work.COMPANION}"])
+
+    @property
     def size(self) -> int:
         """Of the recording, in bytes."""
         return os.fstat(self._draft.descriptor).st_size

@@ -207,6 +207,11 @@ class Writer:
         return self._home.files
 
     @property
+    def followed(self) -> bool:
+        """Whether somebody waits for what is written."""
+        return self._home.followed
+
+    @property
     def event_bytes(self) -> int:
         """Of chunks in the file, what `trim` may take."""
         return self._ring.event_bytes

@@ -14,6 +14,8 @@ import pytest
 from command import IPTREC
 from recorder import packets, processes, start, stop, until
 
+from iptrec.recording import at_work
+
 pytestmark = pytest.mark.live
 
 RULES = "*filter\n-A INPUT -p udp --dport 9 -j DROP\n-A INPUT -p udp --dport 10 -j ACCEPT\nCOMMIT\n"
@@ -188,6 +190,22 @@ def test_beside_a_recorder(lab, backend, tmp_path):
     rest, _ = ending.communicate(timeout=60)
     assert {kind for kind, _ in blocks(rest)} == {STATISTICS}
     assert ending.returncode == 0
+
+
+def test_a_recorder_knows_that_it_is_followed(lab, backend, tmp_path):
+    """And is not told so any more when who did has ended, however."""
+    path = tmp_path / "t.db"
+    child = start(lab, "--backend", backend, "-o", path, FILTER)
+    beside = os.open(f"{path}-journal", os.O_RDONLY)
+    assert not at_work.is_followed(beside)
+    for words in (["export", "pcapng", path, "-o", "-"], ["show", path]):
+        command = [*IPTREC, *words, "--follow"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as follower:
+            until(lambda: at_work.is_followed(beside))
+            follower.kill()
+        assert not at_work.is_followed(beside)
+    os.close(beside)
+    stop(child)
 
 
 def test_a_reader_behind_another_one(lab, backend):
