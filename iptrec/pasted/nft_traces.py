@@ -11,6 +11,7 @@ from iptrec.pasted.nft_chains import Ends
 from iptrec.pasted.nft_events import Event, datagram
 from iptrec.pasted.nft_monitor import Unread
 from iptrec.pasted.nft_rules import Handles, Listed
+from iptrec.pasted.nft_wrapped import unwrapped
 from iptrec.pasted.prefixes import Times
 from iptrec.pasted.rulesets import NFT_JSON, NFT_PASTED, NFT_TEXT, Made, saved_alone
 from iptrec.pasted.sources import Interfaces, Lost, lose
@@ -47,7 +48,8 @@ class NftMonitor:
         """The source."""
         listed = _listed(given)
         known = listed.chains if listed else {}
-        return Traces(lines, given, nft_monitor.Monitor(known), listed, self.name, _UNTOLD)
+        monitor = nft_monitor.Monitor(known)
+        return Traces(unwrapped(lines), given, monitor, listed, self.name, _UNTOLD)
 
 
 class XtablesMonitor:
