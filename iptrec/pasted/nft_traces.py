@@ -11,7 +11,7 @@ from iptrec.pasted.nft_chains import Ends
 from iptrec.pasted.nft_events import Event, datagram
 from iptrec.pasted.nft_monitor import Unread
 from iptrec.pasted.nft_rules import Handles, Listed
-from iptrec.pasted.nft_wrapped import unwrapped
+from iptrec.pasted.nft_wrapped import straightened, unwrapped
 from iptrec.pasted.prefixes import Times
 from iptrec.pasted.rulesets import NFT_JSON, NFT_PASTED, NFT_TEXT, Made, saved_alone
 from iptrec.pasted.sources import Interfaces, Lost, lose
@@ -123,16 +123,16 @@ class Traces:
             said.append(f"{counted(self._unread, 'line')} could not be read (cut off?)")
         if handles.unlisted:
             said.append(
-                f"{counted(handles.unlisted, 'event')} are of rules that the ruleset does not have"
+                f"{counted(handles.unlisted, 'event')} of rules that the ruleset does not have"
             )
         if handles.ambiguous:
             said.append(
-                f"{counted(handles.ambiguous, 'event')} are of rules whose text stands more than once in"
+                f"{counted(handles.ambiguous, 'event')} of rules whose text stands more than once in"
                 " the chain: which one it was is not known (nft -a monitor trace tells it)"
             )
         if isinstance(monitor, xtables_monitor.Monitor) and monitor.guessed:
             said.append(
-                f"{counted(monitor.guessed, 'packet')} with ports and no protocol are taken for UDP"
+                f"{counted(monitor.guessed, 'line')} with ports and no protocol taken for UDP"
             )
         return said
 
@@ -188,4 +188,4 @@ def _listed(given: Given) -> Listed | None:
 
 
 def _text(line: bytes) -> str:
-    return line.decode("utf-8", "backslashreplace")
+    return straightened(line.decode("utf-8", "backslashreplace"))

@@ -1,4 +1,4 @@
-"""Lines of nft monitor trace that a mail has wrapped, put together again.
+"""Lines of nft monitor trace that a mail or a web page has changed, as they were printed.
 
 A mail breaks lines before the word that would go beyond its last column, mostly the 72nd to the 80th. What nft
 prints is longer, or ends with a verdict: a line that is neither goes on where the next word would not have
@@ -7,6 +7,7 @@ fitted. The lines of a rule that nft breaks itself, in an anonymous chain, begin
 
 from __future__ import annotations
 
+import html
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,16 @@ _LEAST, _MOST = (
     80,
 )  # columns: of a line that was wrapped with the word that did not fit, and without it
 _LONGEST: Final = 1 << 16  # bytes
+
+_ENTITIES: Final = re.compile(r"&(?:quot|#34|#39|lt|gt|amp);")
+_QUOTES: Final = str.maketrans({"\u201c": '"', "\u201d": '"', "\u201e": '"', "\u201f": '"'})
+
+
+def straightened(line: str) -> str:
+    """A line with plain quotes: a page may have made others of all of them, or `&quot;`."""
+    if "&" in line and '"' not in line:
+        line = _ENTITIES.sub(lambda found: html.unescape(found[0]), line)
+    return line if '"' in line else line.translate(_QUOTES)
 
 
 def unwrapped(lines: Iterable[bytes]) -> Iterator[bytes]:

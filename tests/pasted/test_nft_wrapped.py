@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iptrec.pasted.nft_wrapped import unwrapped
+from iptrec.pasted.nft_wrapped import straightened, unwrapped
 
 DATA = Path(__file__).parents[1] / "data" / "pasted"
 LINES = [one.rstrip() for one in (DATA / "monitor.txt").read_text().splitlines()]
@@ -51,3 +51,20 @@ def test_no_end():
     found = list(unwrapped([begun + b" x" * 20, *[b"y" * 70] * 5000]))
     assert max(map(len, found)) < 70_000
     assert len(found) > 1
+
+
+@pytest.mark.parametrize(
+    ("line", "plain"),
+    [
+        ("packet: iif &quot;toa&quot; oif &quot;b&quot;", 'packet: iif "toa" oif "b"'),
+        ("packet: iif \u201ctoa\u201d oif \u201eb\u201c", 'packet: iif "toa" oif "b"'),
+        ("rule meta mark &amp; 0x1 accept", "rule meta mark & 0x1 accept"),
+        (
+            'rule accept comment "a &quot; \u201cb\u201d"',
+            'rule accept comment "a &quot; \u201cb\u201d"',
+        ),
+    ],
+)
+def test_quotes_of_pages(line, plain):
+    """They are quotes where the line has no plain ones: then a comment may have them itself."""
+    assert straightened(line) == plain
