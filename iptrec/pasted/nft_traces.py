@@ -11,6 +11,7 @@ from iptrec.pasted.nft_chains import Ends
 from iptrec.pasted.nft_events import Event, datagram
 from iptrec.pasted.nft_monitor import Unread
 from iptrec.pasted.nft_rules import Handles, Listed
+from iptrec.pasted.nft_versions import Versions
 from iptrec.pasted.nft_wrapped import straightened, unwrapped
 from iptrec.pasted.prefixes import Times
 from iptrec.pasted.rulesets import NFT_JSON, NFT_PASTED, NFT_TEXT, Made, saved_alone
@@ -90,6 +91,7 @@ class Traces:
         self._names = Interfaces(dict(given.links) or {"lo": 1})
         self._times = Times(given.changed_ns)
         self._monitor = monitor
+        self._versions = Versions()
         self._ends = Ends()
         self._handles = Handles(listed)
         self._facts = {"source": source, "untold": list(untold)}
@@ -148,6 +150,7 @@ class Traces:
             yield from self._told(self._monitor.feed(text, time_ns), time_ns)
             self._last_ns = time_ns
         yield from self._told(self._monitor.finish(), self._last_ns)
+        yield from self._placed(self._versions.finish())
         yield from self._captured(self._handles.finish())
 
     def _told(
@@ -157,13 +160,17 @@ class Traces:
             if isinstance(one, Event):
                 if self._saved:
                     self._learn(one)
-                for event in self._ends.feed(one):
-                    yield from self._captured(self._handles.feed(event))
+                yield from self._placed(self._versions.feed(one))
             elif isinstance(one, Unread):
                 self._unread += 1
                 lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
             else:
                 lose(self.lost, Lost(self._last_ns, time_ns, None, "enobufs"))
+
+    def _placed(self, events: Iterable[Event]) -> Iterator[Captured]:
+        for one in events:
+            for event in self._ends.feed(one):
+                yield from self._captured(self._handles.feed(event))
 
     def _learn(self, event: Event) -> None:
         """Keep a rule's handle and text, and that there is a chain."""

@@ -196,3 +196,24 @@ def test_a_bridge_hands_over(tmp_path, iif, count):
     lines = chain("bridge br pre", rule, "policy accept", way=frame)
     lines += chain("inet fw in", "policy accept", way=iif, trace="bbbbbbbb")
     assert len(packets(tmp_path, lines, BRIDGE)) == count
+
+
+def test_the_version_is_told_by_another_table(tmp_path):
+    """A table of ip6 that the packet passes later tells what the lines of inet before were about."""
+    six = chain("ip6 other p", "policy accept")
+    found = packets(tmp_path, [*came()[:2], *six, *forwarded()])
+    assert [(one["family"], one["verdict"], one["complete"]) for one in found] == [
+        ("ipv6", "ACCEPT", True)
+    ]
+
+
+def test_the_version_of_masked_addresses(tmp_path):
+    """The words of the line tell it."""
+    lines = [one.replace("ip saddr 10.0.0.1", "ip6 saddr x:y::z") for one in came(way=IN)]
+    assert [one["family"] for one in packets(tmp_path, lines)] == ["ipv6"]
+
+
+def test_the_version_may_never_be_told(tmp_path):
+    """Order and number of events stay, however many wait."""
+    lines = [one for number in range(1500) for one in came(trace=f"{number:08x}")]
+    assert len(packets(tmp_path, lines)) == 1500
