@@ -35,6 +35,7 @@ _LONGEST: Final = 4096  # characters; nft prints 80 bytes of headers
 # The fields of the transport header whose names tell the protocol
 _PROTOCOLS: Final = PROTOCOL_NUMBERS | {"comp": PROTOCOL_NUMBERS["ipcomp"]}
 _IPV6: Final = "ip6"
+_VERSIONS: Final = (("ip", 4), (_IPV6, 6))
 _ROOM: Final = 20  # bytes of a transport header that the kernel dumps
 _DUMPED: Final = 40  # and of a network header
 _BODY: Final = 8  # where what is behind a header of UDP or ICMP begins
@@ -45,7 +46,7 @@ _DIGITS: Final = 128
 class Packet:
     """The headers as the kernel dumps them, as far as they are told; empty where nothing is.
 
-    ``iif``, ``oif``: names of interfaces, "" for none.
+    ``iif``, ``oif``: names of interfaces, "" for none. ``said``: the version of IP of which a line has words.
     """
 
     iif: str = ""
@@ -53,11 +54,12 @@ class Packet:
     link: bytes = b""
     network: bytes = b""
     transport: bytes = b""
+    said: int | None = None
 
     @property
     def version(self) -> int | None:
-        """Of IP; None where there is no such header."""
-        return self.network[0] >> 4 if self.network else None
+        """Of IP; None where nothing tells that there is such a header."""
+        return self.network[0] >> 4 if self.network else self.said
 
 
 @functools.lru_cache(maxsize=1024)  # the same one is told in each base chain
@@ -73,6 +75,7 @@ def packet(text: str) -> Packet:
         link=_link(told, network),
         network=network[:_DUMPED],
         transport=transport[:_ROOM],
+        said=next((one for name, one in _VERSIONS if f"{name} saddr" in told), None),
     )
 
 

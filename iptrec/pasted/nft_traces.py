@@ -11,6 +11,8 @@ from iptrec.pasted.nft_chains import Ends
 from iptrec.pasted.nft_events import Event, datagram
 from iptrec.pasted.nft_monitor import Unread
 from iptrec.pasted.nft_rules import Handles, Listed
+from iptrec.pasted.nft_versions import Versions
+from iptrec.pasted.nft_wrapped import straightened, unwrapped
 from iptrec.pasted.prefixes import Times
 from iptrec.pasted.rulesets import NFT_JSON, NFT_PASTED, NFT_TEXT, Made, saved_alone
 from iptrec.pasted.sources import Interfaces, Lost, lose
@@ -47,7 +49,8 @@ class NftMonitor:
         """The source."""
         listed = _listed(given)
         known = listed.chains if listed else {}
-        return Traces(lines, given, nft_monitor.Monitor(known), listed, self.name, _UNTOLD)
+        monitor = nft_monitor.Monitor(known)
+        return Traces(unwrapped(lines), given, monitor, listed, self.name, _UNTOLD)
 
 
 class XtablesMonitor:
@@ -88,6 +91,7 @@ class Traces:
         self._names = Interfaces(dict(given.links) or {"lo": 1})
         self._times = Times(given.changed_ns)
         self._monitor = monitor
+        self._versions = Versions()
         self._ends = Ends()
         self._handles = Handles(listed)
         self._facts = {"source": source, "untold": list(untold)}
@@ -121,16 +125,16 @@ class Traces:
             said.append(f"{counted(self._unread, 'line')} could not be read (cut off?)")
         if handles.unlisted:
             said.append(
-                f"{counted(handles.unlisted, 'event')} are of rules that the ruleset does not have"
+                f"{counted(handles.unlisted, 'event')} of rules that the ruleset does not have"
             )
         if handles.ambiguous:
             said.append(
-                f"{counted(handles.ambiguous, 'event')} are of rules whose text stands more than once in"
+                f"{counted(handles.ambiguous, 'event')} of rules whose text stands more than once in"
                 " the chain: which one it was is not known (nft -a monitor trace tells it)"
             )
         if isinstance(monitor, xtables_monitor.Monitor) and monitor.guessed:
             said.append(
-                f"{counted(monitor.guessed, 'packet')} with ports and no protocol are taken for UDP"
+                f"{counted(monitor.guessed, 'line')} with ports and no protocol taken for UDP"
             )
         return said
 
@@ -146,6 +150,7 @@ class Traces:
             yield from self._told(self._monitor.feed(text, time_ns), time_ns)
             self._last_ns = time_ns
         yield from self._told(self._monitor.finish(), self._last_ns)
+        yield from self._placed(self._versions.finish())
         yield from self._captured(self._handles.finish())
 
     def _told(
@@ -155,13 +160,17 @@ class Traces:
             if isinstance(one, Event):
                 if self._saved:
                     self._learn(one)
-                for event in self._ends.feed(one):
-                    yield from self._captured(self._handles.feed(event))
+                yield from self._placed(self._versions.feed(one))
             elif isinstance(one, Unread):
                 self._unread += 1
                 lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
             else:
                 lose(self.lost, Lost(self._last_ns, time_ns, None, "enobufs"))
+
+    def _placed(self, events: Iterable[Event]) -> Iterator[Captured]:
+        for one in events:
+            for event in self._ends.feed(one):
+                yield from self._captured(self._handles.feed(event))
 
     def _learn(self, event: Event) -> None:
         """Keep a rule's handle and text, and that there is a chain."""
@@ -186,4 +195,4 @@ def _listed(given: Given) -> Listed | None:
 
 
 def _text(line: bytes) -> str:
-    return line.decode("utf-8", "backslashreplace")
+    return straightened(line.decode("utf-8", "backslashreplace"))

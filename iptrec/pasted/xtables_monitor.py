@@ -94,7 +94,7 @@ class _Waiting:
 class Monitor:
     """What comes line after line; each line gives the events that are done with it, in order.
 
-    ``guessed``: how many packets are taken for UDP's because they have ports and nothing else is told.
+    ``guessed``: how many lines of packets are taken for UDP's, as they have ports and nothing else is told.
     """
 
     def __init__(self) -> None:

@@ -41,6 +41,9 @@ UNTRACED: Final[dict[Why, str]] = {
 }
 _BUT_FOR_RULES: Final = "yes, but for rules that nobody could read"
 _OF_CHOSEN: Final = "yes, of the packets that were chosen when it was packed"
+_UNREAD: Final = (
+    "{} met a rule that was gone before its text was read, or what may be the end of its chain"
+)
 _OF_THEM: Final = (
     "verdicts, protocols, in > out, talkers, drop reason, not seen and order are theirs, all else is of the"
     " whole recording"
@@ -204,7 +207,7 @@ def fact_rows(
         rows[2:2] = [("likely", cause) for cause in none.causes]
     if summary.unread:
         rows[0] = "complete", rows[0][1] if flaws or left_out(recording) else _BUT_FOR_RULES
-        rows.insert(1, ("unread", rebuilt.unread(recording, summary.unread)))
+        rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
     rows += [("drop reason", text) for text in _why_dropped(recording, summary)]
     rows += [("senders", _senders(recording, one)) for one in _of_kind(recording, "senders")]
     rows += [("not seen", text) for text in _vanished(summary)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.names import counted
 from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
@@ -51,16 +50,6 @@ def remark(recording: Recording) -> str:
         what = _known(stream)[0]
         return f"packets are rebuilt from {what}; lost lines and payload are not known, see iptrec info"
     return ""
-
-
-def unread(recording: Recording, packets: int) -> str:
-    """That so many packets met a rule of which nobody has the text."""
-    why = "was gone before its text was read"
-    if any(one.detail.get("sequence") is False for one in recording.streams):  # it was imported
-        why = "the given rulesets do not tell"
-    return (
-        f"{counted(packets, 'packet')} met a rule that {why}, or what may be the end of its chain"
-    )
 
 
 def uncounted(recording: Recording) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from iptrec.decode.rulesets import nft_objects, nft_text
+from iptrec.decode.rulesets import nft_json, nft_objects, nft_text
 
 LINES = [
     ["table ip t { # handle 1", "\tchain c { # handle 2", "\t}", "}", ""],
@@ -35,3 +37,30 @@ def test_objects_behind_a_comment():
     found = nft_objects.of_text(text.encode())
     assert [(one.kind, one.name) for one in found["ip", "t"]] == [("chain", "c"), ("set", "s")]
     assert [*found] == [("ip", "t")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "target"),
+    [
+        ("udp dport 3000 dnat to 10.0.0.2:3001", "DNAT"),
+        ("meta l4proto tcp dnat ip6 to [fd00::1]:80 persistent", "DNAT"),
+        ("meta l4proto tcp dnat ip to 10.0.0.1-10.0.0.9:80-90 random,persistent", "DNAT"),
+        ("snat to 10.0.0.1 fully-random", "SNAT"),
+        ("udp dport 3100 redirect to :53", "REDIRECT"),
+        ('oifname "b" masquerade', "MASQUERADE"),
+        ("counter log", "LOG"),
+        ('log prefix "a drop " level info flags all', None),
+        ('log prefix "masquerade" group 3 counter packets 1 bytes 2', "LOG"),
+        ('log prefix "a" accept', None),
+        ("dnat to ip saddr map { 10.0.0.1 : 10.0.0.2 }", None),
+        ('accept comment "x masquerade"', None),
+        ("meta mark set 0x5", None),
+    ],
+)
+def test_what_a_rule_does_by_its_text(rule, target):
+    """What stands at its end, where nft's JSON is not there to tell; a map may do other things."""
+    text = f"table ip t {{ # handle 1\n\tchain c {{ # handle 2\n\t\t{rule} # handle 3\n\t}}\n}}\n".encode()
+    specs, _ = nft_text.texts(text)
+    listing = json.dumps({"nftables": list(nft_text.objects(text, specs))}).encode()
+    (found,) = nft_json.parse(listing, text).chains["ip", "t"]["c"].rules
+    assert found.target == target

@@ -219,7 +219,8 @@ def test_a_listing_that_breaks_off(content):
         ("udp dport 53 counter reject with icmpx admin-prohibited", "REJECT"),
         ('tcp dport 53 reject with tcp reset comment "no"', "REJECT"),
         ("meta nftrace set 1", "TRACE"),
-        ('log prefix "x reject with "', None),
+        ('log prefix "x reject with "', "LOG"),
+        ("log level " * 100_000 + "1", None),
         ("jump { reject; }", None),
         ("udp dport vmap { 53 : drop }", None),
         ("counter drop", None),
@@ -227,7 +228,7 @@ def test_a_listing_that_breaks_off(content):
     ],
 )
 def test_targets_by_the_text(text, target):
-    """Only what no event of a trace tells: that a drop is a reject, and where tracing begins."""
+    """What no event of a trace tells: that a drop is a reject, an accept NAT's, and where tracing begins."""
     whole = f"table ip x {{\n\tchain c {{\n\t\t{text} # handle 5\n\t}}\n}}\n"
     ((rule,),) = (
         one.rules for one in nft_json.parse(b"", whole.encode()).chains["ip", "x"].values()

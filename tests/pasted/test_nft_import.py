@@ -64,7 +64,7 @@ def test_xtables_monitor(tmp_path, listing):
         (53, "REJECT", "filter/INPUT 2"), (80, "DROP", "filter/INPUT None"), (81, "DROP", "filter/WEB 2"),
         (85, "DROP", "filter/INPUT None"), (22, "ACCEPT", "filter/INPUT 3"), (9, "DROP", "filter/INPUT None"),
     } <= decided  # fmt: skip
-    assert "with ports and no protocol are taken for UDP" in said
+    assert "with ports and no protocol taken for UDP" in said
 
 
 def test_marks(tmp_path):
@@ -150,7 +150,7 @@ def test_one_of_two_equal_rules(tmp_path):
     )
     (tmp_path / "nft.rules").write_text(twice)
     found, said = packets(tmp_path, DATA / "monitor.txt", "--ruleset", tmp_path / "nft.rules")
-    assert "2 events are of rules whose text stands more than once" in said
+    assert "2 events of rules whose text stands more than once" in said
     last = found[4]["steps"][-1]
     assert (last["rule"], last["spec"]) == (None, "udp dport 53 reject with icmpx admin-prohibited")
     assert found[4]["verdict"] == "REJECT"
@@ -161,8 +161,6 @@ def test_one_of_two_equal_rules(tmp_path):
     )
     why = iptrec("why", tmp_path / "trace.db", "--json", "--packet", "5").stdout
     assert "was rejected by one of several equal rules of inet fw/input." in why
-    info = iptrec("info", tmp_path / "trace.db").stdout
-    assert "met a rule that was gone" not in info
 
 
 def test_from_a_pipe(tmp_path):

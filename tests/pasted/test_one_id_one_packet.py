@@ -33,9 +33,9 @@ RULES = """table inet fw { # handle 1
 OUT, IN, FORWARDED = 'oif "b"', 'iif "a"', 'iif "a" oif "b"'
 
 
-def packets(tmp_path, lines):
+def packets(tmp_path, lines, rules=RULES):
     (tmp_path / "text").write_text("\n".join(lines) + "\n")
-    (tmp_path / "rules").write_text(RULES)
+    (tmp_path / "rules").write_text(rules)
     done = iptrec(
         "import", tmp_path / "text", "--ruleset", tmp_path / "rules", "-o", tmp_path / "x.db"
     )
@@ -171,3 +171,49 @@ def test_unknown_addresses_are_equal_to_nothing(tmp_path):
     lines += [*came(way='iif "b"', trace="bbbbbbbb"), *forwarded(way=FORWARDED, trace="bbbbbbbb")]
     masked = [one.replace("10.0.0.1", "a.b.c.d").replace("10.0.1.1", "x.x.x.x") for one in lines]
     assert [one["related"] for one in packets(tmp_path, masked)] == [[], []]
+
+
+BRIDGE = """table bridge br { # handle 1
+	chain pre { # handle 1
+		type filter hook prerouting priority -300; policy accept;
+		meta nftrace set 1 # handle 2
+	}
+}
+table inet fw { # handle 2
+	chain in { # handle 1
+		type filter hook input priority filter; policy accept;
+		udp dport 9 drop # handle 2
+	}
+}
+"""
+
+
+@pytest.mark.parametrize(("iif", "count"), [('iif "br0"', 1), ('iif "port"', 2)])
+def test_a_bridge_hands_over(tmp_path, iif, count):
+    """By the interface of the bridge the packet has another id: it is the same one, if it is the only one."""
+    rule = "rule meta nftrace set 1 # handle 2 (verdict continue)"
+    frame = 'iif "port" ether saddr 2e:49:6a:55:43:15 ether daddr 1a:77:b7:6c:c8:f8'
+    lines = chain("bridge br pre", rule, "policy accept", way=frame)
+    lines += chain("inet fw in", "policy accept", way=iif, trace="bbbbbbbb")
+    assert len(packets(tmp_path, lines, BRIDGE)) == count
+
+
+def test_the_version_is_told_by_another_table(tmp_path):
+    """A table of ip6 that the packet passes later tells what the lines of inet before were about."""
+    six = chain("ip6 other p", "policy accept")
+    found = packets(tmp_path, [*came()[:2], *six, *forwarded()])
+    assert [(one["family"], one["verdict"], one["complete"]) for one in found] == [
+        ("ipv6", "ACCEPT", True)
+    ]
+
+
+def test_the_version_of_masked_addresses(tmp_path):
+    """The words of the line tell it."""
+    lines = [one.replace("ip saddr 10.0.0.1", "ip6 saddr x:y::z") for one in came(way=IN)]
+    assert [one["family"] for one in packets(tmp_path, lines)] == ["ipv6"]
+
+
+def test_the_version_may_never_be_told(tmp_path):
+    """Order and number of events stay, however many wait."""
+    lines = [one for number in range(1500) for one in came(trace=f"{number:08x}")]
+    assert len(packets(tmp_path, lines)) == 1500

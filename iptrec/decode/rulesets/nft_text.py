@@ -39,6 +39,14 @@ _CONDITION: Final = re.compile(
     r"(?P<key>(?:tcp|udp|sctp|th) [sd]port|ip6? [sd]addr|[io]if(?:name)?|meta (?:mark|l4proto)|ip protocol)"
     r' (?P<not>!= )?(?P<value>"[^"]*"|[0-9a-z][0-9a-zA-Z.:/-]*)(?! \.)(?!\S)'
 )
+_LONGEST_STATEMENT: Final = 512  # characters; a prefix of the log has 127 at most
+_QUOTED: Final = re.compile(r'"[^"]*"')
+_STATEMENT: Final = re.compile(
+    r"(?<!\S)(?:(?P<name>dnat|snat|redirect|masquerade)(?: ip6?)?(?: to [^\s{}\"]+)?"
+    r"(?: (?:random|fully-random|persistent)(?:,(?:random|fully-random|persistent))*)?"
+    r'|(?P<log>log)(?: prefix "\.*"| level [a-z]+| (?:group|snaplen|queue-threshold) \d+)*'
+    r"(?: counter(?: packets \d+ bytes \d+)?)?)$"
+)
 _ANONYMOUS: Final = re.compile(r" (?:jump|goto) \{.*", re.DOTALL)  # its conditions are other rules'
 # Words of statements behind a key that they take, not values it is compared with
 _ACTIONS: Final = frozenset({"set", "vmap", "map", "timeout", "limit", "missing", "exists"})
@@ -117,7 +125,15 @@ def _expr(line: str, spec: str) -> list[Any]:
     conditions = list(_conditions(_ANONYMOUS.sub("", plain)))
     _, last, how = f" {plain}".rpartition(" reject")
     rejects = last and (not how or how.startswith(" with ")) and not set('"{}') & set(how)
-    return [*conditions, {TEXT: spec}, *([{"reject": None}] if rejects else [])]
+    does = "reject" if rejects else _does(plain)
+    return [*conditions, {TEXT: spec}, *([{does: None}] if does else [])]
+
+
+def _does(spec: str) -> str | None:
+    """The statement at the end of a rule without a verdict, where that is plain to read."""
+    plain = _QUOTED.sub(lambda one: f'"{"." * (len(one[0]) - 2)}"', spec)
+    found = _STATEMENT.search(plain, max(len(plain) - _LONGEST_STATEMENT, 0))
+    return found["name"] or found["log"] if found else None
 
 
 def _conditions(spec: str) -> Iterator[dict[str, Any]]:
