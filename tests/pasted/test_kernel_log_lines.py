@@ -185,6 +185,7 @@ def test_rules_that_the_log_contradicts(tmp_path, place, table):
 
 SECOND = LINE.replace("raw:", "mangle:")
 STAMPED = f"Nov 30 10:00:00 fw kernel: [  100.000001] {LINE}"
+SECONDS = [f"2026-11-30T10:00:0{n}Z fw kernel: {LINE}" for n in (1, 2, 3)]
 KMSG = f"4,7,100000001,-;{LINE}"
 DMESG = json.dumps({"dmesg": [{"pri": 4, "time": 3.25, "msg": LINE}]}, indent=3).replace(
     "raw:PRE", r"raw:\"a\u00e9 \"PRE"
@@ -206,6 +207,7 @@ WRAPPED = "\n".join(textwrap.wrap(STAMPED, 50, break_on_hyphens=False)).replace(
         (f"Nov 30 10:00:00 fw kernel: {LINE}\nNov 30 10:00:01 fw kernel: {LINE}", 2, 0, 0),
         (f"2026-11-30T10:00:00.123456+01:00 h kernel: {LINE}\n" * 3, 1, 2, 0),
         (f"{LINE}\n{LINE}", 2, 0, 1),
+        ("\n".join([*SECONDS, *SECONDS]), 3, 3, 0), ("\n".join([*SECONDS[::-1], SECONDS[0]]), 4, 0, 1),
     ],
 )  # fmt: skip
 def test_lines_that_come_again(text, events, left_out, alike):
