@@ -179,6 +179,7 @@ def test_rules_that_the_log_contradicts(tmp_path, place, table):
     assert said == (table is not None)
     (packet,) = map(json.loads, iptrec("show", "--json", tmp_path / "t.db").stdout.splitlines())
     assert packet["verdict"] == ("ACCEPT" if table is None else "UNKNOWN")
+    assert packet["complete"] == (table is None)
     assert packet["steps"][-1]["spec"] == ("-p tcp -j ACCEPT" if table is None else None)
     assert ("table filter of" in iptrec("info", tmp_path / "t.db").stdout) == said
 
