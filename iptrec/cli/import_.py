@@ -148,6 +148,7 @@ def _record(
     from iptrec.pasted.rulesets import snapshots
     from iptrec.recording.home import clear_beside, require_room
     from iptrec.recording.imported import Imported
+    from iptrec.recording.rows import REMARKS
 
     source = found.source
     events = iter(source)
@@ -177,7 +178,7 @@ def _record(
             if source.damage:
                 remarks.append(f"{path} breaks off: {source.damage}")
             facts = _facts(first.time_ns, copied.last_ns, source.snaplen)
-            detail = {**source.detail, "remarks": remarks} if remarks else source.detail
+            detail = {**source.detail, REMARKS: remarks} if remarks else source.detail
             made.finish(facts, source.kind, detail)
         clear_beside(output)
     return copied.events, remarks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.recording.rows import REMARKS
 from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def uncounted(recording: Recording) -> str:
 def remarks(recording: Recording) -> Iterator[str]:
     """What `import` had to say of its source."""
     for stream in recording.streams:
-        said = stream.detail.get("remarks")
+        said = stream.detail.get(REMARKS)
         if isinstance(said, list):
             yield from (printable(one) for one in said if isinstance(one, str))
 

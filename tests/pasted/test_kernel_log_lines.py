@@ -182,6 +182,9 @@ def test_rules_that_the_log_contradicts(tmp_path, place, table):
     assert packet["complete"] == (table is None)
     assert packet["steps"][-1]["spec"] == ("-p tcp -j ACCEPT" if table is None else None)
     assert ("table filter of" in iptrec("info", tmp_path / "t.db").stdout) == said
+    redacted = iptrec("redact", tmp_path / "t.db", "-o", tmp_path / "r.db")
+    assert ("remarks of iptrec import" in redacted.stderr) == said
+    assert "remarks" not in iptrec("info", "--json", tmp_path / "r.db").stdout
 
 
 SECOND = LINE.replace("raw:", "mangle:")
