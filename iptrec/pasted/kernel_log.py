@@ -149,6 +149,8 @@ class Lines:
                 self.why = self.why or str(error)[:_LONGEST_WHY]
                 self.cut += 1
                 lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
+        if self._repeated.alike:
+            self.detail["alike"] = self._repeated.alike
 
     def _datagram(self, place: bytes, rest: bytes) -> bytes:
         """Empty for a line that TRACE did not write."""

@@ -290,3 +290,16 @@ def test_a_rule_that_logs_lines_like_those_of_trace(prefix):
     source = KernelLog().read([one.encode() for one in lines], given)
     assert len(list(source)) == (4 if '"' in prefix else 5)
     assert ("1 line is of a LOG rule" in "; ".join(source.remarks)) == ('"' in prefix)
+
+
+def test_packets_that_may_be_there_twice(tmp_path):
+    """Where times do not tell it, answers about packets say so."""
+    line = f"Nov 30 10:00:00 fw kernel: {LINE}\n"
+    (tmp_path / "log").write_text(line * 2)
+    assert iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db").returncode == 0
+    for command in ("show", "info"):
+        done = iptrec(command, tmp_path / "t.db")
+        assert "1 line may be there twice" in " ".join((done.stdout + done.stderr).split())
+    (tmp_path / "log").write_text(line)
+    assert iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db", "--force").returncode == 0
+    assert "twice" not in iptrec("show", tmp_path / "t.db").stderr
