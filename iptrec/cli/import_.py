@@ -148,6 +148,7 @@ def _record(
     from iptrec.pasted.rulesets import snapshots
     from iptrec.recording.home import clear_beside, require_room
     from iptrec.recording.imported import Imported
+    from iptrec.recording.rows import REMARKS
 
     source = found.source
     events = iter(source)
@@ -177,7 +178,7 @@ def _record(
             if source.damage:
                 remarks.append(f"{path} breaks off: {source.damage}")
             facts = _facts(first.time_ns, copied.last_ns, source.snaplen)
-            detail = {**source.detail, "remarks": remarks} if remarks else source.detail
+            detail = {**source.detail, REMARKS: remarks} if remarks else source.detail
             made.finish(facts, source.kind, detail)
         clear_beside(output)
     return copied.events, remarks
@@ -212,7 +213,7 @@ def _copy(made: Imported, first: Captured, others: Iterator[Captured]) -> _Copie
 
 def _in_force(listed: list[Made], sites: set[tuple[int, bytes]]) -> tuple[list[Made], list[str]]:
     """The files without the tables that events contradict: of these no rule is known; what is to be said."""
-    from iptrec.pasted.rulesets import FAMILY_KINDS
+    from iptrec.pasted.rulesets import FAMILY_KINDS, Made
     from iptrec.rulesets.disproved import disproved, without
 
     families = {FAMILY_KINDS["ipv4"]: AF_INET, FAMILY_KINDS["ipv6"]: AF_INET6}
@@ -225,6 +226,8 @@ def _in_force(listed: list[Made], sites: set[tuple[int, bytes]]) -> tuple[list[M
             for table, why in wrong.items()
         ]
         kept.append(made._replace(content=without(made.content, wrong)) if wrong else made)
+        unknown = made.kind.replace("-save", "-unknown")
+        kept += [Made(unknown, made.path, table.encode()) for table in wrong]
     return kept, said
 
 

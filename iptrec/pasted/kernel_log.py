@@ -128,9 +128,11 @@ class Lines:
     def __iter__(self) -> Iterator[Captured]:
         for found in events(self._lines):
             before, place, rest, missed = found
-            if place and self._repeated.is_one(before, place, rest):
+            last_ns, time_ns = self._times.last_ns, self._times.of(before)
+            back = time_ns < last_ns
+            if place and self._repeated.is_one(before, place, rest, goes_back=back):
+                self._times.backwards -= back
                 continue
-            time_ns = self._times.of(before)
             if not self.detail:
                 self.detail = {
                     "group": 0, "sequence": False, "source": SOURCE, "rebuilt": True,
@@ -147,6 +149,8 @@ class Lines:
                 self.why = self.why or str(error)[:_LONGEST_WHY]
                 self.cut += 1
                 lose(self.lost, Lost(time_ns, time_ns, 1, "truncated"))
+        if self._repeated.alike:
+            self.detail["alike"] = self._repeated.alike
 
     def _datagram(self, place: bytes, rest: bytes) -> bytes:
         """Empty for a line that TRACE did not write."""

@@ -204,6 +204,7 @@ class LeftOut:
 
 
 LEFT_OUT: Final = "left_out"  # in the detail of streams
+REMARKS: Final = "remarks"  # likewise: a list of what `import` had to say, as a user reads it
 
 
 def left_out(recording: Recording) -> LeftOut | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from iptrec.errors import UsageError
 from iptrec.recording.hosts import hosts, parts
+from iptrec.recording.rows import REMARKS
 from iptrec.redact.events import Events
 from iptrec.redact.filters import filter_words
 from iptrec.redact.maps import Redaction, UntrueError, surveyed
@@ -151,6 +152,9 @@ class Redacted:
     def _detail(self, detail: Any) -> Any:  # noqa: ANN401 - JSON
         """Numbers, and words of ours: addresses and names in errors are mapped."""
         if isinstance(detail, dict):
+            if REMARKS in detail:  # with other words and numbers they would not be true
+                self.maps.removed("remarks of iptrec import")
+                detail = {key: one for key, one in detail.items() if key != REMARKS}
             return {key: self._detail(one) for key, one in detail.items() if _WORD.fullmatch(key)}
         if isinstance(detail, list):
             return [self._detail(one) for one in detail]

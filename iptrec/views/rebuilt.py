@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.names import counted
+from iptrec.recording.rows import REMARKS
 from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
@@ -47,8 +49,8 @@ def sources(recording: Recording) -> Iterator[str]:
 def remark(recording: Recording) -> str:
     """The same in short, for answers about packets; "" for a recording of the kernel's own messages."""
     for stream in _rebuilt(recording):
-        what = _known(stream)[0]
-        return f"packets are rebuilt from {what}; lost lines and payload are not known, see iptrec info"
+        what, alike = _known(stream)[0], _alike(stream)
+        return f"packets are rebuilt from {what}; lost lines and payload are not known{alike}, see iptrec info"
     return ""
 
 
@@ -58,14 +60,14 @@ def uncounted(recording: Recording) -> str:
         return ""
     why = "the capture has no sequence numbers"
     for stream in _rebuilt(recording):
-        why = _known(stream)[1]
+        why = f"{_known(stream)[1]}{_alike(stream)}"
     return f"whether events are missing is not known ({why})"
 
 
 def remarks(recording: Recording) -> Iterator[str]:
     """What `import` had to say of its source."""
     for stream in recording.streams:
-        said = stream.detail.get("remarks")
+        said = stream.detail.get(REMARKS)
         if isinstance(said, list):
             yield from (printable(one) for one in said if isinstance(one, str))
 
@@ -97,6 +99,14 @@ def _exact(told: dict[str, Any]) -> str:
         return ""
     size, unit = next((one for one in _UNITS if exact >= one[0]), (1, "ns"))
     return f", to {exact // size} {unit}"
+
+
+def _alike(stream: Stream) -> str:
+    """That some lines may be the same event: a packet may be there twice."""
+    alike = stream.detail.get("alike")
+    if not isinstance(alike, int) or alike <= 0:
+        return ""
+    return f", {counted(alike, 'line')} may be there twice"
 
 
 def _rebuilt(recording: Recording) -> list[Stream]:

@@ -179,12 +179,17 @@ def test_rules_that_the_log_contradicts(tmp_path, place, table):
     assert said == (table is not None)
     (packet,) = map(json.loads, iptrec("show", "--json", tmp_path / "t.db").stdout.splitlines())
     assert packet["verdict"] == ("ACCEPT" if table is None else "UNKNOWN")
+    assert packet["complete"] == (table is None)
     assert packet["steps"][-1]["spec"] == ("-p tcp -j ACCEPT" if table is None else None)
     assert ("table filter of" in iptrec("info", tmp_path / "t.db").stdout) == said
+    redacted = iptrec("redact", tmp_path / "t.db", "-o", tmp_path / "r.db")
+    assert ("remarks of iptrec import" in redacted.stderr) == said
+    assert "remarks" not in iptrec("info", "--json", tmp_path / "r.db").stdout
 
 
 SECOND = LINE.replace("raw:", "mangle:")
 STAMPED = f"Nov 30 10:00:00 fw kernel: [  100.000001] {LINE}"
+SECONDS = [f"2026-11-30T10:00:0{n}Z fw kernel: {LINE}" for n in (1, 2, 3)]
 KMSG = f"4,7,100000001,-;{LINE}"
 DMESG = json.dumps({"dmesg": [{"pri": 4, "time": 3.25, "msg": LINE}]}, indent=3).replace(
     "raw:PRE", r"raw:\"a\u00e9 \"PRE"
@@ -206,6 +211,7 @@ WRAPPED = "\n".join(textwrap.wrap(STAMPED, 50, break_on_hyphens=False)).replace(
         (f"Nov 30 10:00:00 fw kernel: {LINE}\nNov 30 10:00:01 fw kernel: {LINE}", 2, 0, 0),
         (f"2026-11-30T10:00:00.123456+01:00 h kernel: {LINE}\n" * 3, 1, 2, 0),
         (f"{LINE}\n{LINE}", 2, 0, 1),
+        ("\n".join([*SECONDS, *SECONDS]), 3, 3, 0), ("\n".join([*SECONDS[::-1], SECONDS[0]]), 4, 0, 1),
     ],
 )  # fmt: skip
 def test_lines_that_come_again(text, events, left_out, alike):
@@ -284,3 +290,16 @@ def test_a_rule_that_logs_lines_like_those_of_trace(prefix):
     source = KernelLog().read([one.encode() for one in lines], given)
     assert len(list(source)) == (4 if '"' in prefix else 5)
     assert ("1 line is of a LOG rule" in "; ".join(source.remarks)) == ('"' in prefix)
+
+
+def test_packets_that_may_be_there_twice(tmp_path):
+    """Where times do not tell it, answers about packets say so."""
+    line = f"Nov 30 10:00:00 fw kernel: {LINE}\n"
+    (tmp_path / "log").write_text(line * 2)
+    assert iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db").returncode == 0
+    for command in ("show", "info"):
+        done = iptrec(command, tmp_path / "t.db")
+        assert "1 line may be there twice" in " ".join((done.stdout + done.stderr).split())
+    (tmp_path / "log").write_text(line)
+    assert iptrec("import", tmp_path / "log", "-o", tmp_path / "t.db", "--force").returncode == 0
+    assert "twice" not in iptrec("show", tmp_path / "t.db").stderr
