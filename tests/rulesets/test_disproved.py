@@ -48,7 +48,7 @@ def test_places_that_it_does_not_have(site, why):
 
 
 def test_a_policy_behind_an_unconditional_verdict():
-    """A rule that goes to another chain (-g) does not come back behind itself: at that one's end is the policy."""
+    """A rule that goes to another chain (-g) does not come back: the end of that one is the policy."""
     file = b"*filter\n:FORWARD DROP [0:0]\n:to - [0:0]\n-A FORWARD -i a -g to\n-A FORWARD -j ACCEPT\nCOMMIT\n"
     assert (
         disproved(file, {b"TRACE: filter:to:return:1 ", b"TRACE: filter:FORWARD:policy:3 "}) == {}
