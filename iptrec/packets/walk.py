@@ -139,7 +139,9 @@ class Walker:
         )
 
     def changes(self, place: int) -> bool:
-        """Whether a place is in a table that changed while it was recorded."""
+        """Whether a place is in a table that changed while it was recorded, or that may be another one's."""
+        if self._gaps:  # nobody knows when the ruleset was printed
+            return True
         there, book = self._resolver.places[place], self._resolver
         timeline = book.timelines.table(book.families[place], there.table)
         return timeline is not None and len(timeline.states) > 1

@@ -217,3 +217,22 @@ def test_the_version_may_never_be_told(tmp_path):
     """Order and number of events stay, however many wait."""
     lines = [one for number in range(1500) for one in came(trace=f"{number:08x}")]
     assert len(packets(tmp_path, lines)) == 1500
+
+
+EARLY = """	chain early { # handle 9
+		type filter hook forward priority -400; policy accept;
+		udp dport 7 drop # handle 9
+	}
+"""
+
+
+def test_the_ruleset_is_another_one(tmp_path):
+    """The packet went on where the given rules do not have it: what they accepted is not sure."""
+    rules = RULES.removesuffix("}\n") + EARLY + "}\n"
+    lines = [
+        *came(way=IN),
+        *forwarded(way=FORWARDED),
+        *chain("inet fw early", DROPS, way=FORWARDED),
+    ]
+    (found,) = packets(tmp_path, lines, rules)
+    assert (found["verdict"], found["ambiguous"], len(found["steps"])) == ("DROP", True, 5)
