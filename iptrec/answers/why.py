@@ -148,7 +148,7 @@ def _steps(
     for path in window.assembly.outcomes[window.assembly.outcome[position]].paths:
         told = [*known.steps(packet, window, position, path)]
         steps = tuple(_explained(*one) for one in told)
-        steps = (_begun(steps[0], window.stream.kind), *steps[1:])
+        steps = (*(_begun(one, window.stream.kind) for one in steps[:1]), *steps[1:])
         same = all(step.rule == before.place.number for step, before, _ in told)
         if (same or not found) and not any(one.fits for step in steps for one in step.passed):
             return steps

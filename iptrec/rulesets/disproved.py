@@ -40,7 +40,8 @@ def disproved(text: bytes, sites: Iterable[bytes]) -> dict[str, str]:
         if key not in last:
             last[key] = _last(chain)
         # A policy is met behind it, too, where the chain ends to which a rule before goes (-g).
-        if said.type != "policy" and said.rulenum > last[key]:
+        gone = said.type == "policy" and any(rule.goto for rule in chain.rules[: last[key]])
+        if not gone and said.rulenum > last[key]:
             met = f"{said.chain}:{said.type}:{said.rulenum}"
             found[said.table] = f"{met}, rule {last[key]} of the file lets nothing through to it"
     return found

@@ -53,6 +53,7 @@ class Writer:
     descriptor = 0
     pace = Pace()
     event_bytes = state_bytes = stored_bytes = size = 0
+    followed = False
 
     def __init__(self, stage):
         self._stage = stage
