@@ -217,9 +217,11 @@ def _capture(arguments: list[str], fifo: Path, log_file: str) -> int:
     with contextlib.ExitStack() as stack:
         # First of all: dumpcap waits for ever for a pipe that nobody has opened, whatever we say.
         pipe = opened(fifo)
-        stack.callback(os.close, pipe)
         log = stack.enter_context(open(log_file, "ab", opener=_private)) if log_file else None
-        return capture.capture(["extcap", _ONLY, *arguments], pipe, _complain, log)
+        status = capture.capture(["extcap", _ONLY, *arguments], pipe, _complain, log)
+    # Behind an error it ends with this process: once it is closed, tshark hears nothing more.
+    os.close(pipe)
+    return status
 
 
 def _private(name: str, flags: int) -> int:
