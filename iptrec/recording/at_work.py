@@ -31,12 +31,12 @@ def hold(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
 
 
-def is_held(descriptor: int) -> bool | None:
-    """Whether somebody has the lock; None where that cannot be told."""
+def is_held(descriptor: int, byte: int = _BYTE) -> bool | None:
+    """Whether somebody else has the lock, or one of another byte; None where that cannot be told."""
     try:
         import fcntl  # noqa: PLC0415 - not everywhere
 
-        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, byte))
     except (ImportError, AttributeError, OSError):
         return None
     return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
@@ -58,12 +58,7 @@ def following(path: Path) -> Iterator[None]:
 
 def is_followed(descriptor: int) -> bool:
     """Whether somebody does; ``descriptor``: of what the recorder keeps beside it."""
-    import fcntl  # noqa: PLC0415 - not where recordings are only read
-
-    with contextlib.suppress(OSError):
-        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK, _FOLLOWED))
-        return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
-    return False
+    return bool(is_held(descriptor, _FOLLOWED))
 
 
 def is_recording(path: Path) -> bool | None:

@@ -116,7 +116,7 @@ class Capture:
         self._link = link
         self._grows, self._verdicts = False, verdicts
         self.written = 0  # traversals
-        self.verdicts: Counter[str] = Counter()  # of their packets
+        self.verdicts: Counter[str] = Counter()  # of their packets, where it grows
         self._numbers: dict[_Name, int] = {}
         self._seen: list[tuple[int, int, int]] = []  # per interface: packets, first and last ns
 
@@ -164,9 +164,10 @@ class Capture:
         if not len(stages.row):
             return b""
         window = batch.window
-        met, count = np.unique(batch.paths[batch.positions], return_counts=True)
-        for one, packets in zip(met.tolist(), count.tolist(), strict=True):
-            self.verdicts[paths[one - 1].verdict] += packets
+        if self._grows:
+            met, count = np.unique(batch.paths[batch.positions], return_counts=True)
+            for one, packets in zip(met.tolist(), count.tolist(), strict=True):
+                self.verdicts[paths[one - 1].verdict] += packets
         events = window.events.take(stages.row)
         outbound = (events.hook == _OUTPUT) | (events.hook == _POSTROUTING)
         index = np.where(outbound, events.outdev, events.indev)

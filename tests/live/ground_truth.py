@@ -105,17 +105,22 @@ class Truth:
     differing: dict[tuple[str, str, str], tuple[int, int]]  # (kernel, traces) where they differ
 
 
-def run(lab, path, count, backend="legacy", beside=None):
-    """Send ``count`` datagrams, half from each side; judge the recording.
-
-    ``beside``: rules of nf_tables, so that both backends are recorded.
-    """
+def join(lab):
+    """A router between a and b, where nothing is sent but what a sender sends."""
     sides.join(lab, "a", "b", peer="to-{name}")
     for name in ("a", "b"):  # nobody listens: the answers would be counted, but are not traced
         lab.restore(name, "ipv4", "*filter\n-A OUTPUT -p icmp -j DROP\nCOMMIT\n")
     for conf in ("all", "to-a", "to-b"):  # what is translated goes back where it came from
         lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
     lab.settle()
+
+
+def run(lab, path, count, backend="legacy", beside=None):
+    """Send ``count`` datagrams, half from each side; judge the recording.
+
+    ``beside``: rules of nf_tables, so that both backends are recorded.
+    """
+    join(lab)
     lab.restore(None, "ipv4", RULES, backend)
     if beside is not None:
         lab.run(["nft", "-f", "-"], stdin=beside)

@@ -61,6 +61,14 @@ def judged(path):
     return hits, found
 
 
+def imported(lab, place):
+    """The recording of the log there, by the rules of now."""
+    (place / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
+    done = iptrec("import", place / "log", "--ruleset", place / "rules", "-o", place / "t.db")
+    assert done.returncode == 0, done.stderr
+    return place / "t.db"
+
+
 def without_trace(counted):
     return {
         place: count for place, count in counted.items() if "-j TRACE" not in place[2] and count
@@ -69,23 +77,13 @@ def without_trace(counted):
 
 def test_hits_are_the_kernels_counters(lab, tmp_path):
     """Each rule and policy was hit as often as it counted; no trace mixes packets."""
-    sides.join(lab, "a", "b", peer="to-{name}")
-    for name in ("a", "b"):
-        lab.restore(name, "ipv4", "*filter\n-A OUTPUT -p icmp -j DROP\nCOMMIT\n")
-    for conf in ("all", "to-a", "to-b"):
-        lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
-    lab.settle()
+    ground_truth.join(lab)
     trace = ":OUTPUT ACCEPT [0:0]\n" + TRACE.format("PREROUTING") + TRACE.format("OUTPUT")
     lab.restore(None, "ipv4", ground_truth.RULES.replace(":OUTPUT ACCEPT [0:0]\n", trace, 1))
     with kernel_log.logged(lab, tmp_path / "log", ["to-a", "to-b"]) as overruns:
         traffic(lab, PACKETS, paced=True)
         saved = lab.run(["iptables-legacy-save", "-c"]).stdout
-    (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
-    done = iptrec(
-        "import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db"
-    )
-    assert done.returncode == 0, done.stderr
-    hits, found = judged(tmp_path / "t.db")
+    hits, found = judged(imported(lab, tmp_path))
     assert without_trace(hits) == without_trace(ground_truth.counters(saved))
     assert (found["mixed"], found["incomplete"], found["ambiguous"]) == (0, 0, 0)
     assert not overruns
@@ -175,12 +173,7 @@ def test_real_rulesets(lab, tmp_path, ruleset):
         for name in names:
             lab.run([sys.executable, "-c", SEND.format(ports=PORTS), name, *targets], name)
         saved = lab.run(["iptables-legacy-save", "-c"]).stdout
-    (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
-    done = iptrec(
-        "import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db"
-    )
-    assert done.returncode == 0, done.stderr
-    hits, found = judged(tmp_path / "t.db")
+    hits, found = judged(imported(lab, tmp_path))
     assert not overruns
     assert without_trace(hits) == without_trace(ground_truth.counters(saved))
     assert (found["mixed"], found["ambiguous"]) == (0, 0)
@@ -198,12 +191,7 @@ def test_lines_that_were_overwritten(lab, tmp_path):
         saved = lab.run(["iptables-legacy-save", "-c"]).stdout
     if not overruns:
         pytest.skip("the log was read faster than the kernel wrote")
-    (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
-    done = iptrec(
-        "import", tmp_path / "log", "--ruleset", tmp_path / "rules", "-o", tmp_path / "t.db"
-    )
-    assert done.returncode == 0, done.stderr
-    hits, found = judged(tmp_path / "t.db")
+    hits, found = judged(imported(lab, tmp_path))
     counted = ground_truth.counters(saved)
     assert {one: (hits[one], counted[one]) for one in hits if hits[one] > counted[one]} == {}
     assert 0 < found["packets"] < 5 * PACKETS

@@ -11,7 +11,6 @@ from collections import Counter
 
 import ground_truth
 import pytest
-import sides
 import test_nft
 from command import iptrec
 from recorder import packets, stop, until
@@ -23,6 +22,7 @@ from test_nft_statements import TRAFFIC, load
 pytestmark = [*test_nft.pytestmark, pytest.mark.alone]
 
 PACKETS = 600
+FROM_A = "(udp or tcp or icmp) and src host (10.0.1.2 or fd00:1::2)"
 TRACE = ":OUTPUT ACCEPT [0:0]\n-A PREROUTING -p udp -j TRACE\n-A OUTPUT -p udp -j TRACE\n"
 XTABLES = pytest.mark.skipif(
     shutil.which("xtables-monitor", path="/usr/sbin:/sbin:/usr/bin") is None,
@@ -87,9 +87,7 @@ def test_as_it_was_recorded(lab, tmp_path, options):
     """1,000 mixed packets through maps, jumps, gotos and NAT: all as they were recorded."""
     router(lab)
     lab.run(["nft", "-f", "-"], stdin=NATIVE)
-    child = start(
-        lab, tmp_path / "t.db", "(udp or tcp or icmp) and src host (10.0.1.2 or fd00:1::2)"
-    )
+    child = start(lab, tmp_path / "t.db", FROM_A)
     text = tmp_path / "monitor"
     with printed(lab, text, "nft", *options, "monitor", "trace"):
         rulesets = listed(lab, tmp_path)
@@ -153,9 +151,7 @@ def test_odd_statements(lab, tmp_path, options):
     """All that nft takes, comments that look like rules among it: as recorded, or without a number."""
     router(lab)
     load(lab)
-    child = start(
-        lab, tmp_path / "t.db", "(udp or tcp or icmp) and src host (10.0.1.2 or fd00:1::2)"
-    )
+    child = start(lab, tmp_path / "t.db", FROM_A)
     text = tmp_path / "monitor"
     with printed(lab, text, "nft", *options, "monitor", "trace"):
         rulesets = listed(lab, tmp_path)
@@ -199,12 +195,7 @@ def test_a_bridge(bridge, tmp_path):  # noqa: F811
 
 def rules(lab):
     """A router with rules of iptables-nft that trace and count."""
-    sides.join(lab, "a", "b", peer="to-{name}")
-    for name in ("a", "b"):
-        lab.restore(name, "ipv4", "*filter\n-A OUTPUT -p icmp -j DROP\nCOMMIT\n")
-    for conf in ("all", "to-a", "to-b"):
-        lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
-    lab.settle()
+    ground_truth.join(lab)
     text = ground_truth.RULES.replace(":OUTPUT ACCEPT [0:0]\n", TRACE, 1)
     lab.restore(None, "ipv4", text, "nft")
 

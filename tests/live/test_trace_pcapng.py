@@ -8,27 +8,17 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 
 import pytest
 from command import IPTREC
 from recorder import packets, processes, start, stop, until
+from wiresharks import FILTER, RULES, send, traced
 
 from iptrec.recording import at_work
 
 pytestmark = pytest.mark.live
 
-RULES = "*filter\n-A INPUT -p udp --dport 9 -j DROP\n-A INPUT -p udp --dport 10 -j ACCEPT\nCOMMIT\n"
-SEND = """\
-import socket, sys
-heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-heard.bind(("127.0.0.1", 10))
-end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for port in map(int, sys.argv[1:]):
-    end.sendto(b"%d" % port, ("127.0.0.1", port))
-"""
 SECTION, INTERFACE, NAMES, STATISTICS, PACKET = 0x0A0D0D0A, 1, 4, 5, 6
-FILTER = "udp and dst port 9 or dst port 10"
 
 
 def blocks(capture):
@@ -67,24 +57,12 @@ def tracing(lab, backend, *more, stdout=subprocess.PIPE):
     return child
 
 
-def send(lab, *ports):
-    lab.run([sys.executable, "-c", SEND, *map(str, ports)])
-
-
 def interrupt(child):
     """What it said after it was ready."""
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 0, said
     return said.decode()
-
-
-def traced(lab):
-    """Whether rules of a recorder are there."""
-    return "iptrec:" in "".join(
-        lab.run([command], check=False).stdout
-        for command in ("iptables-legacy-save", "iptables-nft-save")
-    ) + lab.run(["nft", "list", "ruleset"]).stdout  # fmt: skip
 
 
 def test_it_is_what_an_export_has(lab, backend, tmp_path):

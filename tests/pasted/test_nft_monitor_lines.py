@@ -19,6 +19,9 @@ IPV4 = "ip saddr 10.23.0.2 ip daddr 10.23.0.1 ip dscp cs0 ip ecn not-ect ip ttl 
 IPV6 = "ip6 saddr fd23::2 ip6 daddr fd23::1 ip6 dscp cs6 ip6 ecn ce ip6 hoplimit 64 ip6 flowlabel 1001042 "
 V4 = {"src": "10.23.0.2", "dst": "10.23.0.1", "ttl": 64, "id": 53928, "tos": 0}
 V6 = {"src": "fd23::2", "dst": "fd23::1", "hop_limit": 64, "tos": 0xC3, "flow_label": 1001042}
+PING = V4 | {
+    "proto": "icmp", "length": 84, "type": 8, "code": 0, "name": "echo-request", "icmp_id": 1891, "icmp_seq": 1,
+}  # fmt: skip
 
 
 def events(*lines, known=()):
@@ -45,32 +48,14 @@ def header(text):
                 f"{ETHER}{IPV4}ip protocol icmp ip length 84 icmp type echo-request icmp code net-unreachable"
                 " icmp id 1891 icmp sequence 1 @th,64,96 0xaf080d6b0000000019590a00 "
             ),
-            V4
-            | {
-                "proto": "icmp",
-                "length": 84,
-                "type": 8,
-                "code": 0,
-                "name": "echo-request",
-                "icmp_id": 1891,
-                "icmp_seq": 1,
-            },
+            PING,
         ),
         (
             (
                 f"{ETHER}ip saddr 10.23.0.2 ip daddr 10.23.0.1 ip dscp 0x00 ip ecn 0x0 ip ttl 64 ip id 53928 ip"
                 " protocol 1 ip length 84 icmp type 8 icmp code 0 icmp id 1891 icmp sequence 1"
             ),
-            V4
-            | {
-                "proto": "icmp",
-                "length": 84,
-                "type": 8,
-                "code": 0,
-                "name": "echo-request",
-                "icmp_id": 1891,
-                "icmp_seq": 1,
-            },
+            PING,
         ),
         (
             (
